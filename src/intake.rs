@@ -1,0 +1,86 @@
+//! Where the data plane gets a slot for an event: at once from a live instance, or from the core, which holds the
+//! event and starts what is missing.
+//!
+//! Knows nothing of HTTP. The daemon implements [`Intake`]; tests implement it with a fixed instance.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::failure::Failure;
+use crate::id::{ComponentName, InstanceId};
+use crate::model::Component;
+use crate::slots::{Gate, Slots};
+use crate::time::Mono;
+
+/// An event that wants a slot.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The component's live instances.
+    pub gate: Arc<Gate>,
+    /// Its definition.
+    pub component: Arc<Component>,
+    /// When the event is no longer worth anything.
+    pub deadline: Mono,
+    /// Bytes that the event holds in memory while it waits, for the queue's bound.
+    pub bytes: u64,
+}
+
+/// The core as the data plane sees it.
+pub trait Intake: fmt::Debug + Send + Sync + 'static {
+    /// The monotonic clock.
+    fn now(&self) -> Mono;
+
+    /// Random bits for the choice of an instance.
+    fn random(&self) -> u64;
+
+    /// Waits for a slot in the component's queue; raises demand. Dropping the future gives the place up.
+    ///
+    /// # Errors
+    /// Queue full, deadline passed, start failed, draining.
+    fn wait(&self, ask: Ask) -> Pin<Box<dyn Future<Output = Result<Arc<Slots>, Failure>> + Send + '_>>;
+
+    /// A slot was given back while others wait for one.
+    fn freed(&self, component: &ComponentName);
+
+    /// The instance does not accept connections although it should: check its health now.
+    fn suspect(&self, instance: &InstanceId, reason: &str);
+}
+
+/// A slot of an instance, held until dropped. Hold it until the last byte of the answer.
+#[derive(Debug)]
+pub struct Lease {
+    slots: Arc<Slots>,
+    gate: Arc<Gate>,
+    core: Arc<dyn Intake>,
+}
+
+impl Lease {
+    /// Gets a slot: the warm path takes no lock and no turn of the core's loop.
+    ///
+    /// # Errors
+    /// As [`Intake::wait`].
+    pub async fn get(core: &Arc<dyn Intake>, ask: Ask) -> Result<Self, Failure> {
+        let gate = Arc::clone(&ask.gate);
+        let slots = match gate.try_claim(core.random()) {
+            Some(slots) => slots,
+            None => core.wait(ask).await?,
+        };
+        Ok(Self { slots, gate, core: Arc::clone(core) })
+    }
+
+    /// The instance that holds the slot.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.slots.release(self.core.now());
+        if self.gate.waiting() > 0 || self.slots.is_closed() {
+            self.core.freed(&self.gate.component);
+        }
+    }
+}
