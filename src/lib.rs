@@ -4,9 +4,12 @@
 //! holds the event and raises demand, a runtime starts what is missing, the proxy delivers. Results come back as new
 //! facts; nothing calls upward. Cores decide without IO; the shell (feature `daemon`) acts.
 
+pub mod activation;
 pub mod failure;
 pub mod id;
 pub mod model;
+pub mod node;
+pub mod placement;
 pub mod rng;
 pub mod slots;
 pub mod time;

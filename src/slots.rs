@@ -12,6 +12,19 @@ use arc_swap::ArcSwap;
 use crate::id::{ComponentName, InstanceId};
 use crate::time::Mono;
 
+/// When an instance passed each step of its start: what a cold event waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Born {
+    /// The start was decided.
+    pub asked: Mono,
+    /// The image was there.
+    pub pulled: Mono,
+    /// It ran.
+    pub started: Mono,
+    /// It was ready.
+    pub ready: Mono,
+}
+
 /// The closed mark in the word that counts claims.
 const CLOSED: u32 = 1 << 31;
 
@@ -24,8 +37,10 @@ pub struct Slots {
     pub instance: InstanceId,
     /// Where it listens.
     pub address: SocketAddr,
+    /// The steps of its start.
+    pub born: Born,
     /// The hard concurrency limit.
-    pub limit: u32,
+    limit: AtomicU32,
     /// Count of claims, and [`CLOSED`].
     word: AtomicU32,
     served: AtomicU64,
@@ -35,10 +50,17 @@ pub struct Slots {
 impl Slots {
     /// Open slots of an instance that has just become ready.
     pub fn new(instance: InstanceId, address: SocketAddr, limit: u32, now: Mono) -> Self {
+        Self::born(instance, address, limit, Born { asked: now, pulled: now, started: now, ready: now })
+    }
+
+    /// The same, with the steps of the start that led here.
+    pub fn born(instance: InstanceId, address: SocketAddr, limit: u32, born: Born) -> Self {
+        let now = born.ready;
         Self {
             instance,
             address,
-            limit: limit.clamp(1, CLOSED - 1),
+            born,
+            limit: AtomicU32::new(limit.clamp(1, CLOSED - 1)),
             word: AtomicU32::new(0),
             served: AtomicU64::new(0),
             last_release: AtomicU64::new(now.0),
@@ -49,9 +71,19 @@ impl Slots {
     pub fn try_claim(&self) -> bool {
         self.word
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |word| {
-                (word & CLOSED == 0 && word < self.limit).then_some(word + 1)
+                (word & CLOSED == 0 && word < self.limit()).then_some(word + 1)
             })
             .is_ok()
+    }
+
+    /// The hard concurrency limit.
+    pub fn limit(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit; claims held beyond it go on.
+    pub fn set_limit(&self, limit: u32) {
+        self.limit.store(limit.clamp(1, CLOSED - 1), Ordering::Relaxed);
     }
 
     /// Gives one slot back. Must follow each successful [`Slots::try_claim`] exactly once.

@@ -1,0 +1,475 @@
+//! Stories of one component in virtual time.
+
+use super::*;
+use crate::id::ComponentName;
+use crate::model::component::{Command, Health, LogOptions, RestartOrder, Stop, Workload};
+
+/// The world around one activation: a clock, and the effects since the last look.
+struct World {
+    activation: Activation,
+    now: Now,
+    rng: Rng,
+    out: Vec<Effect>,
+    notes: Vec<String>,
+}
+
+fn component(change: impl FnOnce(&mut Component)) -> Arc<Component> {
+    let one = std::num::NonZeroU32::MIN;
+    let mut component = Component {
+        name: "api".parse().expect("a name"),
+        workload: Workload::Command(Command { argv: vec!["serve".into()], cwd: None }),
+        port: None,
+        env: BTreeMap::new(),
+        memory_reserve: 0,
+        memory_limit: None,
+        cpu: None,
+        concurrency: one.saturating_add(9),
+        concurrency_target: one.saturating_add(9),
+        min_instances: 0,
+        max_instances: one.saturating_add(4),
+        max_per_node: one.saturating_add(4),
+        freeze_after: Some(Duration::from_secs(30)),
+        idle_timeout: Duration::from_secs(300),
+        start_timeout: Duration::from_secs(60),
+        request_timeout: Duration::from_secs(60),
+        queue_limit: 5000,
+        max_body: None,
+        health: Health {
+            path: None,
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(5),
+            failures: one.saturating_add(2),
+        },
+        restart_order: RestartOrder::StartFirst,
+        volumes: Vec::new(),
+        network: None,
+        log: LogOptions::default(),
+        labels: BTreeMap::new(),
+        stop: Stop { signal: "SIGTERM".into(), grace: Duration::from_secs(10) },
+    };
+    change(&mut component);
+    Arc::new(component)
+}
+
+impl World {
+    fn new(change: impl FnOnce(&mut Component)) -> Self {
+        let mut world = Self {
+            activation: Activation::new(component(change), "v1".into()),
+            now: Now { mono: Mono(1_000_000_000), wall: Wall(1) },
+            rng: Rng::from_seed(1),
+            out: Vec::new(),
+            notes: Vec::new(),
+        };
+        world.fact(Fact::Tick);
+        world
+    }
+
+    fn fact(&mut self, fact: Fact) {
+        self.activation.handle(fact, self.now, &mut self.rng, &mut self.out);
+        self.notes.extend(self.out.iter().filter_map(|effect| match effect {
+            Effect::Note(_, text) => Some(text.clone()),
+            _ => None,
+        }));
+        self.out.retain(|effect| !matches!(effect, Effect::Note(..) | Effect::Forget(_)));
+    }
+
+    fn wait(&mut self, ticket: Ticket) {
+        let deadline = self.now.mono.after(Duration::from_secs(60));
+        self.fact(Fact::Wait(Waiter { ticket, since: self.now.mono, deadline, bytes: 100 }));
+    }
+
+    /// Lets time pass, with a tick at each moment that the core asked for.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now.mono.after(time);
+        for _ in 0..100_000 {
+            match self.activation.poll_timeout() {
+                Some(next) if next <= end => {
+                    self.now.mono = next.max(Mono(self.now.mono.0 + 1));
+                    self.fact(Fact::Tick);
+                }
+                _ => break,
+            }
+        }
+        self.now.mono = end;
+        self.fact(Fact::Tick);
+    }
+
+    /// The instances whose start was asked for since the last call.
+    fn starts(&mut self) -> Vec<InstanceId> {
+        let mut ids = Vec::new();
+        self.out.retain(|effect| match effect {
+            Effect::Start(id, ..) => {
+                ids.push(id.clone());
+                false
+            }
+            _ => true,
+        });
+        ids
+    }
+
+    fn stops(&mut self) -> Vec<InstanceId> {
+        let mut ids = Vec::new();
+        self.out.retain(|effect| match effect {
+            Effect::Stop(id, _) => {
+                ids.push(id.clone());
+                false
+            }
+            _ => true,
+        });
+        ids
+    }
+
+    /// Slots that were handed out since the last call.
+    fn grants(&mut self) -> Vec<(Ticket, Arc<Slots>)> {
+        let mut grants = Vec::new();
+        self.out.retain(|effect| match effect {
+            Effect::Grant(ticket, slots) => {
+                grants.push((*ticket, Arc::clone(slots)));
+                false
+            }
+            _ => true,
+        });
+        grants
+    }
+
+    fn refusals(&mut self) -> Vec<(Ticket, Failure)> {
+        let mut refusals = Vec::new();
+        self.out.retain(|effect| match effect {
+            Effect::Refuse(ticket, failure) => {
+                refusals.push((*ticket, failure.clone()));
+                false
+            }
+            _ => true,
+        });
+        refusals
+    }
+
+    fn up(&mut self, id: &InstanceId) {
+        self.fact(Fact::Creating(id.clone()));
+        self.fact(Fact::Started(id.clone(), ([127, 0, 0, 1], 1).into(), "1".into()));
+        self.fact(Fact::Ready(id.clone()));
+    }
+
+    /// A component with one ready instance that nobody uses.
+    fn warm(change: impl FnOnce(&mut Component)) -> (Self, InstanceId) {
+        let mut world = Self::new(change);
+        world.wait(0);
+        let id = world.starts().pop().expect("a start");
+        world.up(&id);
+        world.give_back_all();
+        (world, id)
+    }
+
+    fn give_back_all(&mut self) {
+        for (_, slots) in self.grants() {
+            slots.release(self.now.mono);
+        }
+        self.fact(Fact::Freed);
+    }
+
+    fn states(&self) -> Vec<InstanceState> {
+        self.activation.instances().map(|shown| shown.state).collect()
+    }
+}
+
+#[test]
+fn a_thousand_cold_events_start_one_instance_and_all_get_a_slot() {
+    let mut world = World::new(|c| {
+        c.concurrency = std::num::NonZeroU32::new(1000).expect("not zero");
+        c.concurrency_target = std::num::NonZeroU32::new(700).expect("not zero");
+        c.max_instances = std::num::NonZeroU32::MIN;
+    });
+    for ticket in 0..1000 {
+        world.wait(ticket);
+    }
+    let started = world.starts();
+    assert_eq!(started.len(), 1);
+    world.up(&started[0]);
+    let grants = world.grants();
+    assert_eq!(grants.len(), 1000);
+    assert!(grants.iter().map(|(ticket, _)| *ticket).eq(0..1000), "first in, first out");
+    assert_eq!(grants[0].1.in_flight(), 1000);
+    assert!(world.starts().is_empty());
+}
+
+#[test]
+fn demand_beyond_the_target_starts_more_up_to_the_maximum() {
+    let mut world = World::new(|_| {});
+    for ticket in 0..25 {
+        world.wait(ticket);
+    }
+    assert_eq!(world.starts().len(), 3);
+    for ticket in 25..200 {
+        world.wait(ticket);
+    }
+    assert_eq!(world.starts().len(), 2, "five are the maximum");
+}
+
+#[test]
+fn events_beyond_the_concurrency_wait_and_follow_as_slots_come_back() {
+    let (mut world, _) = World::warm(|c| {
+        c.concurrency = std::num::NonZeroU32::MIN;
+        c.concurrency_target = std::num::NonZeroU32::MIN;
+        c.max_instances = std::num::NonZeroU32::MIN;
+    });
+    world.wait(1);
+    world.wait(2);
+    let first = world.grants();
+    assert_eq!(first.len(), 1);
+    assert!(world.activation.gate().try_claim(0).is_none(), "nobody overtakes ticket 2");
+    first[0].1.release(world.now.mono);
+    world.fact(Fact::Freed);
+    assert_eq!(world.grants().iter().map(|(ticket, _)| *ticket).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn an_unused_instance_freezes_then_stops() {
+    let (mut world, id) = World::warm(|_| {});
+    world.pass(Duration::from_secs(29));
+    assert_eq!(world.states(), [InstanceState::Ready]);
+    world.fact(Fact::Checked(id.clone(), Ok(())));
+    world.pass(Duration::from_secs(2));
+    assert!(world.out.iter().any(|effect| matches!(effect, Effect::Freeze(_))), "{:?}", world.out);
+    assert!(world.activation.gate().try_claim(0).is_none(), "closed before it freezes");
+    world.fact(Fact::Frozen(id.clone(), Ok(())));
+    world.pass(Duration::from_secs(260));
+    assert!(world.stops().is_empty());
+    world.pass(Duration::from_secs(15));
+    assert_eq!(world.stops(), [id.clone()]);
+    world.fact(Fact::Stopped(id, Ok(())));
+    assert!(world.states().is_empty());
+    assert_eq!(world.activation.poll_timeout(), None, "a cold component needs no timer");
+}
+
+#[test]
+fn an_event_thaws_a_frozen_instance_rather_than_starting_another() {
+    let (mut world, id) = World::warm(|_| {});
+    world.pass(Duration::from_secs(31));
+    world.fact(Fact::Frozen(id.clone(), Ok(())));
+    world.wait(7);
+    assert!(world.starts().is_empty());
+    assert!(world.out.iter().any(|effect| matches!(effect, Effect::Thaw(_))));
+    world.fact(Fact::Thawed(id, Ok(())));
+    assert_eq!(world.grants().len(), 1);
+}
+
+#[test]
+fn an_event_that_comes_while_the_instance_freezes_is_answered_by_it() {
+    let (mut world, id) = World::warm(|_| {});
+    world.pass(Duration::from_secs(31));
+    world.wait(7);
+    world.fact(Fact::Frozen(id.clone(), Ok(())));
+    assert!(world.out.iter().any(|effect| matches!(effect, Effect::Thaw(_))));
+    world.fact(Fact::Thawed(id, Ok(())));
+    assert_eq!(world.grants().len(), 1);
+    assert!(world.starts().is_empty());
+}
+
+#[test]
+fn an_open_stream_keeps_its_instance_warm() {
+    let (mut world, id) = World::warm(|_| {});
+    let slots = world.activation.gate().try_claim(0).expect("a slot");
+    for _ in 0..100 {
+        world.pass(Duration::from_secs(10));
+        world.fact(Fact::Checked(id.clone(), Ok(())));
+    }
+    assert_eq!(world.states(), [InstanceState::Ready]);
+    slots.release(world.now.mono);
+    world.fact(Fact::Freed);
+    world.pass(Duration::from_secs(31));
+    assert!(world.out.iter().any(|effect| matches!(effect, Effect::Freeze(_))));
+}
+
+#[test]
+fn the_minimum_is_started_without_demand_and_stays_warm() {
+    let mut world = World::new(|c| c.min_instances = 2);
+    let ids = world.starts();
+    assert_eq!(ids.len(), 2);
+    for id in &ids {
+        world.up(id);
+    }
+    for _ in 0..100 {
+        world.pass(Duration::from_secs(10));
+        for id in &ids {
+            world.fact(Fact::Checked(id.clone(), Ok(())));
+        }
+    }
+    assert_eq!(world.states(), [InstanceState::Ready, InstanceState::Ready]);
+}
+
+#[test]
+fn a_failed_start_answers_all_who_wait_with_the_reason_and_the_last_lines() {
+    let mut world = World::new(|_| {});
+    world.wait(1);
+    world.wait(2);
+    let id = world.starts().pop().expect("a start");
+    let log = vec!["no such file: config.json".to_owned()];
+    world.fact(Fact::Exited { id: id.clone(), how: "exited with code 3".into(), log: log.clone() });
+    let refusals = world.refusals();
+    assert_eq!(refusals.len(), 2);
+    match &refusals[0].1 {
+        Failure::NotStarted { reason, log: lines, .. } => {
+            assert!(reason.contains("exited with code 3"), "{reason}");
+            assert_eq!(*lines, log);
+        }
+        other => panic!("{other}"),
+    }
+    world.fact(Fact::StartFailed { id, phase: Phase::Ready, reason: "late".into(), log: Vec::new() });
+    assert!(world.refusals().is_empty(), "a ticket is answered once");
+}
+
+#[test]
+fn starts_that_keep_failing_are_spaced_out_and_events_meanwhile_hear_why() {
+    let mut world = World::new(|_| {});
+    let mut failures = 0;
+    for round in 0..8 {
+        world.wait(round);
+        for id in world.starts() {
+            failures += 1;
+            let reason = "no such image".to_owned();
+            world.fact(Fact::StartFailed { id, phase: Phase::Pull, reason, log: Vec::new() });
+        }
+        world.pass(Duration::from_millis(300));
+    }
+    assert!((2..=5).contains(&failures), "{failures} starts in 2.4 s");
+    assert!(world.refusals().len() >= 7);
+    world.pass(Duration::from_secs(40));
+    world.wait(99);
+    assert_eq!(world.starts().len(), 1, "tried again after the wait");
+}
+
+#[test]
+fn a_changed_definition_starts_the_new_instance_before_the_old_one_goes() {
+    let (mut world, old) = World::warm(|_| {});
+    let held = world.activation.gate().try_claim(0).expect("a slot");
+    world.fact(Fact::Define(component(|_| {}), "v2".into()));
+    let new = world.starts().pop().expect("a start");
+    assert!(world.activation.gate().try_claim(0).is_some_and(|slots| slots.instance == old), "the old one serves on");
+    world.up(&new);
+    let slots = world.activation.gate().try_claim(0).expect("a slot");
+    assert_eq!(slots.instance, new);
+    assert!(world.stops().is_empty(), "it still holds two events");
+    held.release(world.now.mono);
+    held.release(world.now.mono);
+    world.fact(Fact::Freed);
+    assert_eq!(world.stops(), [old]);
+}
+
+#[test]
+fn a_changed_definition_that_does_not_start_leaves_the_old_instance_serving() {
+    let (mut world, old) = World::warm(|_| {});
+    world.fact(Fact::Define(component(|_| {}), "v2".into()));
+    for _ in 0..5 {
+        for id in world.starts() {
+            let reason = "no such image".to_owned();
+            world.fact(Fact::StartFailed { id, phase: Phase::Pull, reason, log: Vec::new() });
+        }
+        world.pass(Duration::from_secs(3));
+    }
+    assert!(world.activation.gate().try_claim(0).is_some_and(|slots| slots.instance == old));
+    assert!(world.activation.problem().is_some());
+}
+
+#[test]
+fn with_stop_first_two_instances_never_run_at_once() {
+    let (mut world, old) = World::warm(|_| {});
+    world.fact(Fact::Define(component(|c| c.restart_order = RestartOrder::StopFirst), "v2".into()));
+    assert!(world.starts().is_empty());
+    assert_eq!(world.stops(), [old.clone()]);
+    world.wait(5);
+    assert!(world.starts().is_empty(), "the old one is not gone yet");
+    world.fact(Fact::Stopped(old, Ok(())));
+    assert_eq!(world.starts().len(), 1);
+}
+
+#[test]
+fn a_failing_check_never_removes_the_last_instance_without_a_replacement() {
+    let (mut world, sick) = World::warm(|c| c.max_instances = std::num::NonZeroU32::MIN);
+    for _ in 0..3 {
+        world.fact(Fact::Checked(sick.clone(), Err("GET / answered 500".into())));
+    }
+    let new = world.starts().pop().expect("a replacement");
+    assert!(world.activation.gate().try_claim(0).is_some_and(|slots| {
+        slots.release(Mono(0));
+        slots.instance == sick
+    }));
+    world.fact(Fact::StartFailed { id: new, phase: Phase::Ready, reason: "500".into(), log: Vec::new() });
+    assert!(world.stops().is_empty(), "no replacement, so it stays");
+    world.pass(Duration::from_secs(5));
+    let new = world.starts().pop().expect("another try");
+    world.up(&new);
+    assert_eq!(world.stops(), [sick]);
+}
+
+#[test]
+fn a_removed_component_refuses_who_waits_and_leaves_nothing() {
+    let (mut world, id) = World::warm(|c| c.concurrency = std::num::NonZeroU32::MIN);
+    world.fact(Fact::Remove);
+    assert_eq!(world.stops(), [id.clone()]);
+    world.wait(3);
+    assert!(matches!(world.refusals()[..], [(3, Failure::NoComponent(_))]));
+    world.fact(Fact::Stopped(id, Ok(())));
+    assert!(world.activation.is_over());
+}
+
+#[test]
+fn an_event_past_its_deadline_hears_in_which_phase_the_time_went() {
+    let mut world = World::new(|_| {});
+    world.wait(1);
+    let id = world.starts().pop().expect("a start");
+    world.fact(Fact::Pulling(id));
+    world.pass(Duration::from_secs(61));
+    assert!(matches!(world.refusals()[..], [(1, Failure::Deadline { phase: Phase::Pull, .. })]));
+    assert!(world.starts().is_empty(), "the start goes on, nobody asks for a second");
+}
+
+#[test]
+fn an_adopted_instance_answers_instead_of_a_new_one() {
+    let mut world = World::new(|_| {});
+    let name: ComponentName = "api".parse().expect("a name");
+    let id = InstanceId::new(&name, 9);
+    let address = ([127, 0, 0, 1], 5).into();
+    world.fact(Fact::Found { id: id.clone(), fingerprint: "v1".into(), address, handle: "77".into(), frozen: false });
+    world.wait(1);
+    assert!(world.starts().is_empty());
+    world.fact(Fact::Ready(id.clone()));
+    assert_eq!(world.grants().pop().map(|(_, slots)| slots.instance.clone()), Some(id));
+}
+
+#[test]
+fn demand_that_stays_low_gives_up_one_instance_at_a_time() {
+    let mut world = World::new(|c| c.freeze_after = None);
+    for ticket in 0..30 {
+        world.wait(ticket);
+    }
+    let ids = world.starts();
+    assert_eq!(ids.len(), 3);
+    for id in &ids {
+        world.up(id);
+    }
+    world.give_back_all();
+    for _ in 0..50 {
+        // A little traffic keeps every instance in use.
+        for random in 0..3 {
+            if let Some(slots) = world.activation.gate().try_claim(random) {
+                slots.release(world.now.mono);
+            }
+        }
+        world.pass(Duration::from_secs(1));
+        for id in world.stops() {
+            world.fact(Fact::Stopped(id, Ok(())));
+        }
+    }
+    assert_eq!(world.states(), [InstanceState::Ready]);
+}
+
+#[test]
+fn draining_refuses_who_waits_and_starts_nothing() {
+    let mut world = World::new(|_| {});
+    world.wait(1);
+    world.starts();
+    world.fact(Fact::Drain);
+    world.wait(2);
+    assert_eq!(world.refusals().len(), 2);
+    assert!(world.starts().is_empty());
+}

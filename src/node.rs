@@ -1,0 +1,168 @@
+//! The node: all components of this machine behind one `handle`, still without IO.
+//!
+//! Facts and a time go in through [`Node::handle`], [`Effect`]s are pulled with [`Node::poll_effect`], and
+//! [`Node::poll_timeout`] says when to call again. The daemon drives it with real ones, simulations with fake ones.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use crate::activation::{Activation, Effect, Fact};
+use crate::id::{ComponentName, InstanceId};
+use crate::model::Component;
+use crate::rng::Rng;
+use crate::time::{Mono, Now};
+
+/// What can reach a node.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Something about one component. [`Fact::Define`] creates it if it is new.
+    Component(ComponentName, Fact),
+    /// An instance of ours that ran before the daemon started; sent between [`Node::define`] and the first other input.
+    Found {
+        /// Which.
+        id: InstanceId,
+        /// The fact for its component.
+        fact: Fact,
+    },
+    /// Time has passed.
+    Tick,
+    /// The node is stopping.
+    Drain,
+}
+
+/// All components of this machine.
+#[derive(Debug)]
+pub struct Node {
+    activations: BTreeMap<ComponentName, Activation>,
+    /// When each component wants to be called; `due` is the same the other way round.
+    timers: BTreeSet<(Mono, ComponentName)>,
+    due: BTreeMap<ComponentName, Mono>,
+    effects: VecDeque<(ComponentName, Effect)>,
+    scratch: Vec<Effect>,
+    rng: Rng,
+    draining: bool,
+}
+
+impl Node {
+    /// A node that knows of no component. `rng` draws instance ids and jitter.
+    pub fn new(rng: Rng) -> Self {
+        Self {
+            activations: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            due: BTreeMap::new(),
+            effects: VecDeque::new(),
+            scratch: Vec::new(),
+            rng,
+            draining: false,
+        }
+    }
+
+    /// Makes a component known without acting on it: for the registry's content at start-up.
+    pub fn define(&mut self, component: Arc<Component>, fingerprint: String) {
+        self.activations.insert(component.name.clone(), Activation::new(component, fingerprint));
+    }
+
+    /// One component, also while it is being removed.
+    pub fn get(&self, component: &ComponentName) -> Option<&Activation> {
+        self.activations.get(component)
+    }
+
+    /// All components in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &Activation> {
+        self.activations.values()
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, input: Input, now: Now) {
+        match input {
+            Input::Component(name, fact) => self.component(name, fact, now),
+            Input::Found { id, fact } => {
+                let name = id.component();
+                match self.activations.get_mut(&name) {
+                    Some(activation) => {
+                        activation.load(fact, now, &mut self.rng, &mut self.scratch);
+                        self.collect(&name);
+                    }
+                    // Its component was removed while the daemon was down.
+                    None => self.effects.push_back((name, Effect::Discard(id))),
+                }
+            }
+            Input::Tick => {}
+            Input::Drain => {
+                self.draining = true;
+                let names: Vec<_> = self.activations.keys().cloned().collect();
+                for name in names {
+                    self.component(name, Fact::Drain, now);
+                }
+            }
+        }
+        while let Some((moment, name)) = self.timers.first().cloned() {
+            if moment > now.mono {
+                break;
+            }
+            self.component(name, Fact::Tick, now);
+        }
+    }
+
+    /// Lets every component act on what was loaded; the first call after start-up.
+    pub fn settle_all(&mut self, now: Now) {
+        let names: Vec<_> = self.activations.keys().cloned().collect();
+        for name in names {
+            self.component(name, Fact::Tick, now);
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<(ComponentName, Effect)> {
+        self.effects.pop_front()
+    }
+
+    /// When to call [`Node::handle`] with [`Input::Tick`] at the latest.
+    pub fn poll_timeout(&self) -> Option<Mono> {
+        self.timers.first().map(|&(moment, _)| moment)
+    }
+
+    fn component(&mut self, name: ComponentName, fact: Fact, now: Now) {
+        if let Fact::Define(component, fingerprint) = &fact
+            && !self.activations.contains_key(&name)
+        {
+            self.activations.insert(name.clone(), Activation::new(Arc::clone(component), fingerprint.clone()));
+        }
+        let Some(activation) = self.activations.get_mut(&name) else {
+            return self.unknown(name, fact);
+        };
+        activation.handle(fact, now, &mut self.rng, &mut self.scratch);
+        let over = activation.is_over();
+        let next = if over { None } else { activation.poll_timeout() };
+        if over {
+            self.activations.remove(&name);
+        }
+        // A moment that has passed already is for the next turn: one turn handles each component once.
+        let next = next.map(|moment| moment.max(Mono(now.mono.0 + 1)));
+        if let Some(before) = self.due.remove(&name) {
+            self.timers.remove(&(before, name.clone()));
+        }
+        if let Some(moment) = next {
+            self.due.insert(name.clone(), moment);
+            self.timers.insert((moment, name.clone()));
+        }
+        self.collect(&name);
+    }
+
+    /// Answers a ticket for a component that is gone: every ticket is answered exactly once.
+    fn unknown(&mut self, name: ComponentName, fact: Fact) {
+        if let Fact::Wait(waiter) = fact {
+            let failure = crate::failure::Failure::NoComponent(name.clone());
+            self.effects.push_back((name, Effect::Refuse(waiter.ticket, failure)));
+        }
+    }
+
+    fn collect(&mut self, name: &ComponentName) {
+        self.effects.extend(self.scratch.drain(..).map(|effect| (name.clone(), effect)));
+    }
+
+    /// Whether [`Input::Drain`] came.
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+}
