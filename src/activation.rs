@@ -210,8 +210,7 @@ pub struct Activation {
 
 impl Activation {
     /// A component without instances. Nothing happens before the first [`Activation::handle`].
-    pub fn new(component: Arc<Component>, fingerprint: String) -> Self {
-        let gate = Arc::new(Gate::new(component.name.clone()));
+    pub fn new(component: Arc<Component>, fingerprint: String, gate: Arc<Gate>) -> Self {
         Self {
             component,
             fingerprint,
@@ -462,25 +461,25 @@ impl Activation {
         if let Some(slots) = &instance.slots {
             slots.close();
         }
-        out.push(Effect::Forget(id.clone()));
         out.push(Effect::Note(Some(id.clone()), how.clone()));
         match instance.state {
             State::Starting(phase) => {
-                out.push(Effect::Abandon(id));
+                out.push(Effect::Abandon(id.clone()));
                 let reason = format!("the instance {how} before it was ready");
                 self.failed(Problem { phase, reason, log, at: now.wall }, now, rng, out);
             }
             State::Ready | State::Freezing { .. } | State::Frozen | State::Thawing => {
                 // Its leftovers (a container, a directory) go the same way as those of any stopped instance.
-                out.push(Effect::Stop(id, Arc::clone(&instance.component)));
+                out.push(Effect::Stop(id.clone(), Arc::clone(&instance.component)));
                 if now.mono.since(instance.born.ready) < SHORT_LIFE {
                     let reason = format!("the instance {how} soon after its start");
                     self.failed(Problem { phase: Phase::Handler, reason, log, at: now.wall }, now, rng, out);
                 }
             }
-            State::Draining { .. } => out.push(Effect::Stop(id, Arc::clone(&instance.component))),
+            State::Draining { .. } => out.push(Effect::Stop(id.clone(), Arc::clone(&instance.component))),
             State::Stopping => {}
         }
+        out.push(Effect::Forget(id));
     }
 
     fn frozen(&mut self, id: &InstanceId, result: Result<(), String>, out: &mut Vec<Effect>) {

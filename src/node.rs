@@ -10,6 +10,7 @@ use crate::activation::{Activation, Effect, Fact};
 use crate::id::{ComponentName, InstanceId};
 use crate::model::Component;
 use crate::rng::Rng;
+use crate::slots::Gates;
 use crate::time::{Mono, Now};
 
 /// What can reach a node.
@@ -40,12 +41,13 @@ pub struct Node {
     effects: VecDeque<(ComponentName, Effect)>,
     scratch: Vec<Effect>,
     rng: Rng,
+    gates: Arc<Gates>,
     draining: bool,
 }
 
 impl Node {
     /// A node that knows of no component. `rng` draws instance ids and jitter.
-    pub fn new(rng: Rng) -> Self {
+    pub fn new(rng: Rng, gates: Arc<Gates>) -> Self {
         Self {
             activations: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -53,13 +55,15 @@ impl Node {
             effects: VecDeque::new(),
             scratch: Vec::new(),
             rng,
+            gates,
             draining: false,
         }
     }
 
     /// Makes a component known without acting on it: for the registry's content at start-up.
     pub fn define(&mut self, component: Arc<Component>, fingerprint: String) {
-        self.activations.insert(component.name.clone(), Activation::new(component, fingerprint));
+        let gate = self.gates.get(&component.name);
+        self.activations.insert(component.name.clone(), Activation::new(component, fingerprint, gate));
     }
 
     /// One component, also while it is being removed.
@@ -126,7 +130,7 @@ impl Node {
         if let Fact::Define(component, fingerprint) = &fact
             && !self.activations.contains_key(&name)
         {
-            self.activations.insert(name.clone(), Activation::new(Arc::clone(component), fingerprint.clone()));
+            self.define(Arc::clone(component), fingerprint.clone());
         }
         let Some(activation) = self.activations.get_mut(&name) else {
             return self.unknown(name, fact);

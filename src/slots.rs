@@ -3,9 +3,10 @@
 //!
 //! Does no IO, reads no clock, and knows nothing of HTTP.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -195,6 +196,27 @@ impl Gate {
             }
         }
         (0..count).map(|step| &live[(first + step) % count]).find(|slots| slots.try_claim()).map(Arc::clone)
+    }
+}
+
+/// The gates of all components, made by whoever asks first: the core that opens them and the router that shows them
+/// to the data plane share one per name.
+///
+/// A gate is kept when its component is removed: a request that is under way holds it, and the component may come back.
+/// That is about 200 bytes for each name that this process has ever seen.
+#[derive(Debug, Default)]
+pub struct Gates(Mutex<BTreeMap<ComponentName, Arc<Gate>>>);
+
+impl Gates {
+    /// The gate of this component.
+    pub fn get(&self, component: &ComponentName) -> Arc<Gate> {
+        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gate) = gates.get(component) {
+            return Arc::clone(gate);
+        }
+        let gate = Arc::new(Gate::new(component.clone()));
+        gates.insert(component.clone(), Arc::clone(&gate));
+        gate
     }
 }
 

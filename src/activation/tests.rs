@@ -1,5 +1,7 @@
 //! Stories of one component in virtual time.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a story looks at one effect among many")]
+
 use super::*;
 use crate::id::ComponentName;
 use crate::model::component::{Command, Health, LogOptions, RestartOrder, Stop, Workload};
@@ -54,7 +56,11 @@ fn component(change: impl FnOnce(&mut Component)) -> Arc<Component> {
 impl World {
     fn new(change: impl FnOnce(&mut Component)) -> Self {
         let mut world = Self {
-            activation: Activation::new(component(change), "v1".into()),
+            activation: Activation::new(
+                component(change),
+                "v1".into(),
+                Arc::new(Gate::new("api".parse().expect("a name"))),
+            ),
             now: Now { mono: Mono(1_000_000_000), wall: Wall(1) },
             rng: Rng::from_seed(1),
             out: Vec::new(),

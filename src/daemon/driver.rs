@@ -1,0 +1,219 @@
+//! The one loop that owns the node: messages and time in, effects out. It decides nothing and never waits for an
+//! effect; each instance has a [`super::keeper`] that carries effects out in order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::clock::Clock;
+use super::keeper::{Keeper, Order, Workshop};
+use crate::activation::queue::Waiter;
+use crate::activation::{Activation, Effect, Fact, Problem, Shown, Ticket};
+use crate::failure::Failure;
+use crate::id::{ComponentName, InstanceId};
+use crate::node::{Input, Node};
+use crate::slots::Slots;
+
+/// Messages that may wait for the loop. A turn takes some microseconds, so this is tens of milliseconds of work, and
+/// four times the default queue of a component.
+pub(crate) const MESSAGES: usize = 16_384;
+
+/// What reaches the loop.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// A fact.
+    Input(Input),
+    /// An event wants a slot.
+    Wait { component: ComponentName, waiter: Waiter, reply: Reply },
+    /// Somebody wants to see a component (or all of them).
+    Look { component: Option<ComponentName>, reply: oneshot::Sender<Vec<Status>> },
+    /// Takes over what ran before, before anything else is sent.
+    Load { inputs: Vec<Input>, done: oneshot::Sender<()> },
+    /// Stop all instances; answered when the last one is gone.
+    StopAll { done: oneshot::Sender<()> },
+    /// Leave the loop. What keepers do at the moment is given up.
+    Leave,
+}
+
+pub(crate) type Reply = oneshot::Sender<Result<Arc<Slots>, Failure>>;
+
+/// One component as it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Status {
+    pub(crate) component: ComponentName,
+    pub(crate) instances: Vec<Shown>,
+    pub(crate) waiting: u32,
+    pub(crate) problem: Option<Problem>,
+}
+
+/// The loop's state.
+pub(crate) struct Driver {
+    node: Node,
+    clock: Clock,
+    messages: mpsc::Receiver<Message>,
+    missed: Arc<AtomicBool>,
+    workshop: Arc<Workshop>,
+    keepers: BTreeMap<InstanceId, Keeper>,
+    replies: BTreeMap<Ticket, Reply>,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        node: Node,
+        clock: Clock,
+        messages: mpsc::Receiver<Message>,
+        missed: Arc<AtomicBool>,
+        workshop: Arc<Workshop>,
+    ) -> Self {
+        Self { node, clock, messages, missed, workshop, keepers: BTreeMap::new(), replies: BTreeMap::new() }
+    }
+
+    /// Runs until [`Message::Leave`].
+    pub(crate) async fn run(mut self) {
+        loop {
+            let message = match self.node.poll_timeout() {
+                None => self.messages.recv().await,
+                Some(moment) => {
+                    let sleep = tokio::time::sleep_until(self.clock.instant(moment));
+                    tokio::select! {
+                        biased;
+                        message = self.messages.recv() => message,
+                        () = sleep => Some(Message::Input(Input::Tick)),
+                    }
+                }
+            };
+            match message {
+                None | Some(Message::Leave) => break,
+                Some(message) => self.turn(message),
+            }
+            if self.missed.swap(false, Ordering::AcqRel) {
+                self.freed_everywhere();
+            }
+            self.carry_out();
+        }
+    }
+
+    fn turn(&mut self, message: Message) {
+        let now = self.clock.now();
+        match message {
+            Message::Input(input) => self.node.handle(input, now),
+            Message::Wait { component, waiter, reply } => {
+                self.replies.insert(waiter.ticket, reply);
+                self.node.handle(Input::Component(component, Fact::Wait(waiter)), now);
+            }
+            Message::Look { component, reply } => {
+                let all = match &component {
+                    Some(name) => self.node.get(name).into_iter().map(status).collect(),
+                    None => self.node.iter().map(status).collect(),
+                };
+                // Who asked may have gone; that is no concern of the loop.
+                let _ = reply.send(all);
+            }
+            Message::Load { inputs, done } => {
+                for input in inputs {
+                    self.node.handle(input, now);
+                }
+                self.node.settle_all(now);
+                let _ = done.send(());
+            }
+            Message::StopAll { done } => self.stop_all(done),
+            Message::Leave => {}
+        }
+    }
+
+    /// Looks at all components in which events wait: a message about a free slot was lost to a full queue.
+    fn freed_everywhere(&mut self) {
+        let waiting: Vec<_> = self
+            .node
+            .iter()
+            .filter(|activation| activation.waiting() > 0)
+            .map(|activation| activation.component().name.clone())
+            .collect();
+        for component in waiting {
+            self.node.handle(Input::Component(component, Fact::Freed), self.clock.now());
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some((component, effect)) = self.node.poll_effect() {
+            match effect {
+                Effect::Start(id, definition, fingerprint) => {
+                    self.order(&id, Order::Start { component: definition, fingerprint });
+                }
+                Effect::Watch(id, definition, address) => {
+                    self.order(&id, Order::Watch { component: definition, address });
+                }
+                Effect::Abandon(id) => {
+                    if let Some(keeper) = self.keepers.get(&id) {
+                        keeper.abandon();
+                    }
+                }
+                Effect::Freeze(id) => self.order(&id, Order::Freeze),
+                Effect::Thaw(id) => self.order(&id, Order::Thaw),
+                Effect::Stop(id, definition) => self.order(&id, Order::Stop(Some(definition))),
+                Effect::Discard(id) => {
+                    self.order(&id, Order::Stop(None));
+                    self.keepers.remove(&id);
+                }
+                Effect::Check(id, definition, address) => self.workshop.check(id, definition, address),
+                Effect::Grant(ticket, slots) => self.grant(ticket, slots),
+                Effect::Refuse(ticket, failure) => {
+                    if let Some(reply) = self.replies.remove(&ticket) {
+                        let _ = reply.send(Err(failure));
+                    }
+                }
+                Effect::Note(instance, text) => self.workshop.note(&component, instance.as_ref(), &text),
+                Effect::Forget(id) => {
+                    // The keeper finishes the orders it has and ends.
+                    self.keepers.remove(&id);
+                    self.workshop.forget(&id);
+                }
+            }
+        }
+    }
+
+    /// Hands the slot over, or gives it back if the event has gone meanwhile.
+    fn grant(&mut self, ticket: Ticket, slots: Arc<Slots>) {
+        let unused = match self.replies.remove(&ticket) {
+            Some(reply) => reply.send(Ok(slots)).err().and_then(Result::ok),
+            None => Some(slots),
+        };
+        if let Some(slots) = unused {
+            slots.release(self.clock.mono());
+            self.node.handle(Input::Component(slots.instance.component(), Fact::Freed), self.clock.now());
+        }
+    }
+
+    fn order(&mut self, id: &InstanceId, order: Order) {
+        let workshop = &self.workshop;
+        let keeper = self.keepers.entry(id.clone()).or_insert_with(|| Keeper::start(id.clone(), Arc::clone(workshop)));
+        keeper.order(order);
+    }
+
+    /// Stops every instance. The node is draining by now and starts none.
+    fn stop_all(&mut self, done: oneshot::Sender<()>) {
+        let names: Vec<_> = self.node.iter().map(|activation| activation.component().clone()).collect();
+        for component in names {
+            let Some(activation) = self.node.get(&component.name) else { continue };
+            let ids: Vec<_> = activation.instances().map(|shown| shown.id).collect();
+            for id in ids {
+                if let Some(keeper) = self.keepers.get(&id) {
+                    keeper.abandon();
+                }
+                self.order(&id, Order::Stop(Some(Arc::clone(&component))));
+            }
+        }
+        self.workshop.finish(std::mem::take(&mut self.keepers).into_values(), done);
+    }
+}
+
+fn status(activation: &Activation) -> Status {
+    Status {
+        component: activation.component().name.clone(),
+        instances: activation.instances().collect(),
+        waiting: activation.waiting(),
+        problem: activation.problem().cloned(),
+    }
+}

@@ -1,0 +1,109 @@
+//! The data plane's way to the core: turns a wait for a slot into a message to the loop and a reply to come.
+//!
+//! The warm path never gets here: [`crate::intake::Lease::get`] claims a slot without it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::clock::Clock;
+use super::driver::Message;
+use crate::activation::Fact;
+use crate::activation::queue::Waiter;
+use crate::failure::Failure;
+use crate::id::{ComponentName, InstanceId};
+use crate::intake::{Ask, Intake};
+use crate::node::Input;
+use crate::slots::Slots;
+use crate::time::Mono;
+
+/// Handle to the loop, for the data plane.
+#[derive(Debug)]
+pub(crate) struct CoreHandle {
+    messages: mpsc::Sender<Message>,
+    /// Set when a message that a slot is free could not be sent: the loop then looks at every component that waits.
+    missed: Arc<AtomicBool>,
+    clock: Clock,
+    tickets: AtomicU64,
+    random: AtomicU64,
+}
+
+impl CoreHandle {
+    pub(crate) fn new(messages: mpsc::Sender<Message>, missed: Arc<AtomicBool>, clock: Clock, seed: u64) -> Self {
+        Self { messages, missed, clock, tickets: AtomicU64::new(1), random: AtomicU64::new(seed) }
+    }
+
+    fn tell(&self, input: Input) {
+        if self.messages.try_send(Message::Input(input)).is_err() {
+            self.missed.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// Gives the place in the queue up when the event goes away while it waits.
+struct Place<'a> {
+    core: &'a CoreHandle,
+    component: &'a ComponentName,
+    ticket: u64,
+    answered: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            // If the loop's queue is full the grant later finds nobody, and the loop gives the slot back.
+            self.core.tell(Input::Component(self.component.clone(), Fact::Cancel(self.ticket)));
+        }
+    }
+}
+
+impl Intake for CoreHandle {
+    fn now(&self) -> Mono {
+        self.clock.mono()
+    }
+
+    fn random(&self) -> u64 {
+        // SplitMix64 over a shared counter: good enough to choose an instance, and one relaxed addition.
+        let mut x = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    fn wait(&self, ask: Ask) -> Pin<Box<dyn Future<Output = Result<Arc<Slots>, Failure>> + Send + '_>> {
+        Box::pin(async move {
+            let component = &ask.gate.component;
+            let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+            let waiter = Waiter { ticket, since: self.clock.mono(), deadline: ask.deadline, bytes: ask.bytes };
+            let (reply, answer) = oneshot::channel();
+            let message = Message::Wait { component: component.clone(), waiter, reply };
+            if let Err(error) = self.messages.try_send(message) {
+                return Err(match error {
+                    mpsc::error::TrySendError::Full(_) => Failure::QueueFull {
+                        component: component.clone(),
+                        what: format!("{} requests are on their way into it", super::driver::MESSAGES),
+                        retry_after: Duration::from_secs(1),
+                    },
+                    mpsc::error::TrySendError::Closed(_) => Failure::Draining,
+                });
+            }
+            let mut place = Place { core: self, component, ticket, answered: false };
+            let answer = answer.await;
+            place.answered = true;
+            answer.unwrap_or(Err(Failure::Draining))
+        })
+    }
+
+    fn freed(&self, component: &ComponentName) {
+        self.tell(Input::Component(component.clone(), Fact::Freed));
+    }
+
+    fn suspect(&self, instance: &InstanceId, reason: &str) {
+        tracing::info!(%instance, reason, "instance could not be reached");
+        self.tell(Input::Component(instance.component(), Fact::Suspect(instance.clone())));
+    }
+}
