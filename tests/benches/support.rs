@@ -1,0 +1,225 @@
+//! What the benchmarks share: a daemon on free ports, plain blocking HTTP, raw Docker, medians.
+//!
+//! Blocking sockets of the standard library only, so that what is measured is not our own client.
+
+#![allow(dead_code, reason = "each benchmark uses its part")]
+#![allow(missing_docs, unreachable_pub, reason = "shared by benchmarks only")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The longest wait for anything here.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+/// A `maelstromd serve` of the build beside the benchmark; killed when dropped.
+pub struct Daemon {
+    child: Child,
+    pub http: SocketAddr,
+    pub api: SocketAddr,
+    dir: PathBuf,
+}
+
+impl Daemon {
+    pub fn start(runtime: &str) -> Self {
+        let (http, api) = (free_port(), free_port());
+        let dir = std::env::temp_dir().join(format!("maelstrom-bench-{}-{api}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a data directory");
+        let log = std::fs::File::create(dir.join("daemon.log")).expect("a log file");
+        let child = Command::new(env!("CARGO_BIN_EXE_maelstromd"))
+            .args(["serve", "--runtime", runtime, "--data-dir"])
+            .arg(&dir)
+            .args(["--http", &format!("127.0.0.1:{http}"), "--api", &format!("127.0.0.1:{api}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("maelstromd starts");
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let daemon = Self { child, http: address(http), api: address(api), dir };
+        daemon.until("the daemon answers", || {
+            TcpStream::connect(daemon.api).is_ok() && TcpStream::connect(daemon.http).is_ok()
+        });
+        daemon
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn put(&self, kind: &str, name: &str, document: &str) {
+        let (status, body) = self.api("PUT", &format!("/v1/{kind}/{name}"), document);
+        assert!((200..300).contains(&status), "put {kind} {name}: {status} {body}");
+    }
+
+    pub fn api(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{body}",
+            self.api,
+            body.len()
+        );
+        exchange(TcpStream::connect(self.api).expect("the API accepts"), &request)
+    }
+
+    /// One request through the proxy on a connection of its own.
+    pub fn get(&self, host: &str) -> u16 {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        exchange(TcpStream::connect(self.http).expect("the proxy accepts"), &request).0
+    }
+
+    /// The states of all instances.
+    pub fn states(&self) -> Vec<String> {
+        let (_, body) = self.api("GET", "/v1/instances", "");
+        let value: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        let items = value["items"].as_array().cloned().unwrap_or_default();
+        items.iter().map(|item| item["state"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    pub fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !done() {
+            if start.elapsed() > PATIENCE {
+                let log = std::fs::read_to_string(self.dir.join("daemon.log")).unwrap_or_default();
+                panic!("{what}: not within {PATIENCE:?}\n{log}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let pid = self.child.id().to_string();
+        // Gracefully, so that no instance is left behind.
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(20) {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Writes a request, reads until the other side closes; gives the status and the body.
+pub fn exchange(mut stream: impl std::io::Read + std::io::Write, request: &str) -> (u16, String) {
+    stream.write_all(request.as_bytes()).expect("the request is sent");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    parse(&answer)
+}
+
+fn parse(answer: &[u8]) -> (u16, String) {
+    let text = String::from_utf8_lossy(answer);
+    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.into() };
+    (status, body)
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap_or(0);
+        if size == 0 || rest.len() < size {
+            break;
+        }
+        whole.push_str(&rest[..size]);
+        body = rest[size..].trim_start_matches("\r\n");
+    }
+    whole
+}
+
+/// Asks the address again and again, every half millisecond, until it answers 200.
+pub fn first_200(address: SocketAddr) {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+            let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+            let mut answer = [0; 256];
+            if stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").is_ok()
+                && stream.read(&mut answer).is_ok_and(|read| read > 12)
+                && &answer[9..12] == b"200"
+            {
+                return;
+            }
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    panic!("{address} never answered 200");
+}
+
+/// The Docker API without a client.
+pub struct Docker;
+
+pub const SOCKET: &str = "/var/run/docker.sock";
+pub const IMAGE: &str = "maelstrom-bench:latest";
+
+impl Docker {
+    pub fn answers() -> bool {
+        UnixStream::connect(SOCKET).is_ok()
+    }
+
+    pub fn call(method: &str, path: &str, body: &str) -> (u16, String) {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{body}",
+            body.len()
+        );
+        exchange(UnixStream::connect(SOCKET).expect("Docker accepts"), &request)
+    }
+
+    /// An image of busybox and one page, from a tarball.
+    pub fn import() -> Result<(), String> {
+        let dir = std::env::temp_dir().join(format!("maelstrom-bench-image-{}", std::process::id()));
+        let script = format!(
+            "set -e; mkdir -p {0}/bin {0}/www; cp /bin/busybox {0}/bin/busybox; echo hello > {0}/www/index.html; \
+             tar -C {0} -c . | docker import --change 'CMD [\"/bin/busybox\",\"httpd\",\"-f\",\"-p\",\"8080\",\"-h\",\"/www\"]' \
+             - {IMAGE} >/dev/null; rm -rf {0}",
+            dir.display()
+        );
+        let output = Command::new("sh").args(["-c", &script]).output().map_err(|error| error.to_string())?;
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    }
+
+    /// Create, start, first 200, with nothing of ours in between. Gives the time and removes the container.
+    pub fn floor() -> Duration {
+        let start = Instant::now();
+        let (status, body) = Self::call("POST", "/v1.41/containers/create", &format!("{{\"Image\":\"{IMAGE}\"}}"));
+        assert_eq!(status, 201, "{body}");
+        let created: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        let id = created["Id"].as_str().expect("an id").to_owned();
+        let (status, body) = Self::call("POST", &format!("/v1.41/containers/{id}/start"), "");
+        assert_eq!(status, 204, "{body}");
+        let (_, body) = Self::call("GET", &format!("/v1.41/containers/{id}/json"), "");
+        let shown: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        let ip = shown["NetworkSettings"]["Networks"]["bridge"]["IPAddress"].as_str().expect("an address");
+        first_200(format!("{ip}:8080").parse().expect("an address"));
+        let time = start.elapsed();
+        let _ = Self::call("DELETE", &format!("/v1.41/containers/{id}?force=true&v=true"), "");
+        time
+    }
+}
+
+pub fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// The value below which this share of the values lies.
+pub fn quantile(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let index = ((values.len() as f64 - 1.0) * share).round() as usize;
+    values.get(index).copied().unwrap_or(f64::NAN)
+}
