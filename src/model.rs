@@ -3,9 +3,32 @@
 //!
 //! Knows nothing of files, sockets or the registry.
 
+pub mod address;
 pub mod component;
+pub mod image;
 pub mod instance;
+pub mod invalid;
+mod reader;
+pub mod schedule;
 pub mod source;
+pub mod suggest;
+pub mod units;
+pub mod words;
 
 pub use component::Component;
+pub use invalid::{FieldError, Invalid, Refusal};
 pub use source::Source;
+
+/// The largest definition in bytes of its canonical JSON. Every node keeps every definition and pushes it whole when
+/// it changes: 256 KiB leaves room for a cron body as large as EventBridge takes one, and 1,000 such definitions are
+/// a quarter of a gigabyte.
+pub const DOCUMENT_MAX: usize = 256 * 1024;
+
+/// Notes a definition that is too large for [`DOCUMENT_MAX`].
+fn check_size(doc: &serde_json::Value, errors: &mut reader::Errors) {
+    let size = doc.to_string().len();
+    if size > DOCUMENT_MAX {
+        let problem = format!("is {size} bytes long");
+        errors.add("document", String::new(), Refusal::new(problem, format!("at most {DOCUMENT_MAX} bytes")));
+    }
+}
