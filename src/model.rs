@@ -20,8 +20,8 @@ pub use invalid::{FieldError, Invalid, Refusal};
 pub use source::Source;
 
 /// The largest definition in bytes of its canonical JSON. Every node keeps every definition and pushes it whole when
-/// it changes: 256 KiB leaves room for a cron body as large as EventBridge takes one, and 1,000 such definitions are
-/// a quarter of a gigabyte.
+/// it changes: at 256 KiB, the size of an event that hosted buses take, a thousand of the largest ones still fit into
+/// a quarter of a gigabyte of each node.
 pub const DOCUMENT_MAX: usize = 256 * 1024;
 
 /// Notes a definition that is too large for [`DOCUMENT_MAX`].

@@ -81,7 +81,7 @@ pub fn parse_prefix(text: &str) -> Result<String, Refusal> {
         return refuse("has a query, and routes compare paths only");
     }
     let path = if text.len() > 1 { text.strip_suffix('/').unwrap_or(text) } else { text };
-    for segment in path.split('/').skip(1).filter(|_| path != "/") {
+    for segment in path.split('/').skip(1).filter(|_| text != "/") {
         let plain = segment.replace("%2e", ".").replace("%2E", ".");
         match plain.as_str() {
             "" => return refuse("has an empty segment"),
@@ -172,9 +172,24 @@ mod tests {
         for (text, path) in [("/", "/"), ("/a/", "/a"), ("/a/b%2Fc", "/a/b%2Fc"), ("/...", "/..."), ("/a*", "/a*")] {
             assert_eq!(parse_prefix(text).expect(text), path);
         }
-        for text in ["", "a", "//", "/a//b", "/a/../b", "/%2e%2E/a", "/./a", "/a?b", "/a#b", "/a b", "/é", "/%", "/%2",
-            "/%zz", "/a/*", "/\n"]
-        {
+        for text in [
+            "",
+            "a",
+            "//",
+            "/a//b",
+            "/a/../b",
+            "/%2e%2E/a",
+            "/./a",
+            "/a?b",
+            "/a#b",
+            "/a b",
+            "/é",
+            "/%",
+            "/%2",
+            "/%zz",
+            "/a/*",
+            "/\n",
+        ] {
             assert_eq!(parse_prefix(text).expect_err(text).allowed, PREFIX_FORM);
         }
     }

@@ -11,6 +11,7 @@ use crate::id::ComponentName;
 pub mod defaults;
 mod doc;
 mod parse;
+mod scale;
 #[cfg(test)]
 mod tests;
 mod volumes;

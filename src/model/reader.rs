@@ -98,6 +98,11 @@ impl<'a> Field<'a> {
         self.value.is_some_and(Value::is_object)
     }
 
+    /// Whether it holds a list without elements.
+    pub(in crate::model) fn is_empty_list(&self) -> bool {
+        self.value.and_then(Value::as_array).is_some_and(Vec::is_empty)
+    }
+
     /// Notes that the field is wrong.
     pub(in crate::model) fn refuse(&self, errors: &mut Errors, problem: impl Into<String>, allowed: impl Into<String>) {
         let path = if self.path.is_empty() { "document" } else { &self.path };
@@ -299,11 +304,17 @@ fn shorten(text: &str) -> String {
     Value::String(start).to_string()
 }
 
-/// The path of a field in an object.
+/// The path of a field in an object. A name is cut short, and control characters in it reach no terminal.
 fn join(path: &str, name: &str) -> String {
-    let mut name: Cow<'_, str> = Cow::Borrowed(name);
+    let mut name = match name {
+        "" => Cow::Borrowed("\"\""),
+        _ => Cow::Borrowed(name),
+    };
     if name.chars().count() > SHOWN {
         name = Cow::Owned(name.chars().take(SHOWN).chain(['…']).collect());
+    }
+    if name.contains(char::is_control) {
+        name = Cow::Owned(name.escape_debug().to_string());
     }
     if path.is_empty() { name.into_owned() } else { format!("{path}.{name}") }
 }

@@ -79,9 +79,10 @@ fn parse_word(text: &str, word: &str) -> Result<String, Refusal> {
     if let Some(at) = word.strip_prefix("at ") {
         return match at.trim().parse::<jiff::Timestamp>() {
             Ok(at) => Ok(format!("@at {at}")),
-            Err(_) => {
-                Err(Refusal::new("has no time after @at", "a time with its offset, such as @at 2030-01-31T08:00:00+01:00"))
-            }
+            Err(_) => Err(Refusal::new(
+                "has no time after @at",
+                "a time with its offset, such as @at 2030-01-31T08:00:00+01:00",
+            )),
         };
     }
     let lower = text.to_ascii_lowercase();

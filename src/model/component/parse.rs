@@ -3,17 +3,16 @@
 //! Knows nothing of where the document came from, nor of the other components.
 
 use std::collections::BTreeMap;
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::id::ComponentName;
 use crate::model::component::defaults as d;
-use crate::model::component::{Component, Health, LogOptions, RestartOrder, Stop, Workload, volumes, workload};
+use crate::model::component::{Component, Health, LogOptions, RestartOrder, Stop, Workload, scale, volumes, workload};
 use crate::model::invalid::{Invalid, Refusal};
 use crate::model::reader::{Errors, Field, Object};
-use crate::model::units::{format_bytes, format_duration, parse_thousandths};
 use crate::model::{address, check_size};
 
 /// Fields of the document itself.
@@ -45,10 +44,6 @@ const TOP: &[&str] = &[
     "labels",
     "stop",
 ];
-const MEMORY: &[&str] = &["reserve", "limit"];
-const CONCURRENCY: &[&str] = &["limit", "target"];
-const INSTANCES: &[&str] = &["min", "max", "per_node"];
-const IDLE: &[&str] = &["freeze", "stop"];
 const HEALTH: &[&str] = &["path", "interval", "timeout", "failures"];
 const LOG: &[&str] = &["driver", "options"];
 const STOP: &[&str] = &["signal", "grace"];
@@ -64,10 +59,10 @@ impl Component {
         ("", TOP),
         ("image", workload::IMAGE),
         ("credentials", workload::CREDENTIALS),
-        ("memory", MEMORY),
-        ("concurrency", CONCURRENCY),
-        ("instances", INSTANCES),
-        ("idle", IDLE),
+        ("memory", scale::MEMORY),
+        ("concurrency", scale::CONCURRENCY),
+        ("instances", scale::INSTANCES),
+        ("idle", scale::IDLE),
         ("health", HEALTH),
         ("volumes[]", volumes::VOLUME),
         ("log", LOG),
@@ -93,14 +88,14 @@ fn read(name: &ComponentName, top: &Object<'_>, e: &mut Errors) -> Option<Compon
     let workload = workload::read(top, e);
     let is_program = matches!(workload, Some(Workload::Command(_)));
     let given_port = top.get("port").whole(1..=u32::from(u16::MAX), e).and_then(|port| u16::try_from(port).ok());
-    let port = given_port.or((!is_program).then_some(d::PORT)).and_then(NonZeroU16::new);
+    let port = given_port.or(if is_program { None } else { Some(d::PORT) }).and_then(NonZeroU16::new);
     let fixed_port = if is_program { port } else { None };
     let env = env(top, is_program && port.is_none(), e);
-    let (memory_reserve, memory_limit) = memory(&top.get("memory"), e);
-    let cpu = top.get("cpu").parsed(e, cpu);
-    let (concurrency, concurrency_target) = concurrency(&top.get("concurrency"), e);
-    let (min_instances, max_instances, max_per_node) = instances(top, fixed_port, e);
-    let (freeze_after, idle_timeout) = idle(&top.get("idle"), e);
+    let (memory_reserve, memory_limit) = scale::memory(&top.get("memory"), e);
+    let cpu = top.get("cpu").parsed(e, scale::cpu);
+    let (concurrency, concurrency_target) = scale::concurrency(&top.get("concurrency"), e);
+    let (min_instances, max_instances, max_per_node) = scale::instances(top, fixed_port, e);
+    let (freeze_after, idle_timeout) = scale::idle(&top.get("idle"), e);
     let timeouts = d::TIMEOUT_MIN..=d::TIMEOUT_MAX;
     let start_timeout = top.get("start_timeout").duration(timeouts.clone(), e).unwrap_or(d::START_TIMEOUT);
     let request_timeout = top.get("request_timeout").duration(timeouts, e).unwrap_or(d::REQUEST_TIMEOUT);
@@ -143,7 +138,8 @@ fn read(name: &ComponentName, top: &Object<'_>, e: &mut Errors) -> Option<Compon
             ("log", component.log != LogOptions::default()),
         ] {
             if wrong {
-                let problem = "belongs to a container, and a program runs on the node itself with its files and network";
+                let problem =
+                    "belongs to a container, and a program runs on the node itself with its files and network";
                 top.get(field).refuse(e, problem, "nothing, or an image beside it");
             }
         }
@@ -181,131 +177,11 @@ fn env(top: &Object<'_>, port_is_ours: bool, e: &mut Errors) -> BTreeMap<String,
     env
 }
 
-/// Reserve and limit in bytes.
-fn memory(field: &Field<'_>, e: &mut Errors) -> (u64, Option<u64>) {
-    let reserves = |field: &Field<'_>, e: &mut Errors| {
-        let bytes = field.bytes(0..=d::MEMORY_MAX, e)?;
-        if (1..d::MEMORY_RESERVE_MIN).contains(&bytes) {
-            let least = format_bytes(d::MEMORY_RESERVE_MIN);
-            field.refuse(e, "is too small (a bare number counts bytes)", format!("0, or {least} and more"));
-            return None;
-        }
-        Some(bytes)
-    };
-    if !field.is_object() {
-        return (reserves(field, e).unwrap_or(d::MEMORY_RESERVE), None);
-    }
-    let Some(memory) = field.object(MEMORY, e) else { return (d::MEMORY_RESERVE, None) };
-    let reserve = reserves(&memory.get("reserve"), e);
-    let limit = memory.get("limit").bytes(d::MEMORY_LIMIT_MIN..=d::MEMORY_MAX, e);
-    if let (Some(reserve), Some(limit)) = (reserve, limit)
-        && limit < reserve
-    {
-        let reserve = format_bytes(reserve);
-        memory.get("limit").refuse(e, format!("is below memory.reserve {reserve}"), format!("{reserve} and more"));
-    }
-    let default = limit.map_or(d::MEMORY_RESERVE, |limit| limit.min(d::MEMORY_RESERVE));
-    (reserve.unwrap_or(default), limit)
-}
-
-/// Thousandths of a core from `0.5` or `500m`.
-fn cpu(text: &str) -> Result<NonZeroU32, Refusal> {
-    let thousandths = match text.strip_suffix('m') {
-        Some(number) => parse_thousandths(number).filter(|n| n % 1000 == 0).map(|n| n / 1000),
-        None => parse_thousandths(text),
-    };
-    let fits = |n: u64| u32::try_from(n).ok().filter(|n| *n <= d::CPU_MAX).and_then(NonZeroU32::new);
-    thousandths.and_then(fits).ok_or_else(|| {
-        let most = d::CPU_MAX / 1000;
-        Refusal::new("is not a share of processor cores", format!("0.001 to {most} cores, such as 0.5 or 500m"))
-    })
-}
-
-fn concurrency(field: &Field<'_>, e: &mut Errors) -> (NonZeroU32, NonZeroU32) {
-    let range = 1..=d::CONCURRENCY_MAX;
-    let (limit, target) = if field.is_object() {
-        let object = field.object(CONCURRENCY, e);
-        let mut get = |name| object.as_ref().and_then(|object| object.get(name).whole(range.clone(), e));
-        let (limit, target) = (get("limit").unwrap_or(d::CONCURRENCY), get("target"));
-        if let (Some(target), Some(object)) = (target, &object)
-            && target > limit
-        {
-            object.get("target").refuse(e, format!("is above concurrency.limit {limit}"), format!("1 to {limit}"));
-        }
-        (limit, target)
-    } else {
-        (field.whole(range, e).unwrap_or(d::CONCURRENCY), None)
-    };
-    (at_least_one(limit), at_least_one(target.unwrap_or(limit * d::TARGET_PERCENT / 100)))
-}
-
-/// Min, max and per node.
-fn instances(top: &Object<'_>, fixed_port: Option<NonZeroU16>, e: &mut Errors) -> (u32, NonZeroU32, NonZeroU32) {
-    let object = top.get("instances").object(INSTANCES, e);
-    let mut get = |name: &str, least: u32| {
-        let long = object.as_ref().map(|object| object.get(name));
-        let short = top.get(name);
-        match long {
-            Some(long) if long.is_given() && short.is_given() => {
-                short.refuse(e, format!("is given here and as instances.{name}"), "one of the two");
-                None
-            }
-            Some(long) if long.is_given() => Some((long.whole(least..=d::INSTANCES_MAX, e)?, long)),
-            _ => Some((short.whole(least..=d::INSTANCES_MAX, e)?, short)),
-        }
-    };
-    let (min, max) = (get("min", 0), get("max", 1));
-    if let (Some((min, _)), Some((max, field))) = (&min, &max)
-        && max < min
-    {
-        field.refuse(e, format!("is below the minimum of {min}"), format!("{min} and more"));
-    }
-    let min = min.map_or(d::MIN_INSTANCES, |(min, _)| min);
-    let max = max.map_or(d::MAX_INSTANCES.max(min), |(max, _)| max);
-    let field = object.as_ref().map(|object| object.get("per_node"));
-    let per_node = field.as_ref().and_then(|field| field.whole(1..=d::INSTANCES_MAX, e));
-    if let (Some(port), Some(2..), Some(field)) = (fixed_port, per_node, &field) {
-        field.refuse(e, format!("would start programs side by side on port {port}"), "1, or no port: each gets its own");
-    }
-    let per_node = per_node.unwrap_or(if fixed_port.is_some() { 1 } else { max });
-    (min, at_least_one(max), at_least_one(per_node))
-}
-
-/// Until frozen and until stopped.
-fn idle(field: &Field<'_>, e: &mut Errors) -> (Option<Duration>, Duration) {
-    let range = d::IDLE_MIN..=d::IDLE_MAX;
-    let freeze_default = |stop: Duration| (d::FREEZE_AFTER < stop).then_some(d::FREEZE_AFTER);
-    if !field.is_object() {
-        let stop = field.duration(range, e).unwrap_or(d::IDLE_TIMEOUT);
-        return (freeze_default(stop), stop);
-    }
-    let Some(idle) = field.object(IDLE, e) else { return (Some(d::FREEZE_AFTER), d::IDLE_TIMEOUT) };
-    let stop = idle.get("stop").duration(range.clone(), e).unwrap_or(d::IDLE_TIMEOUT);
-    let field = idle.get("freeze");
-    if !field.is_given() {
-        return (freeze_default(stop), stop);
-    }
-    if is_word(&field, "never") {
-        return (None, stop);
-    }
-    let freeze = field.duration(range, e);
-    if freeze.is_some_and(|freeze| freeze >= stop) {
-        let stop = format_duration(stop);
-        field.refuse(e, format!("is not below idle.stop {stop}"), format!("less than {stop}, or never"));
-    }
-    (freeze, stop)
-}
-
 fn max_body(field: &Field<'_>, e: &mut Errors) -> Option<u64> {
-    if is_word(field, "unlimited") {
+    if scale::is_word(field, "unlimited") {
         return None;
     }
     Some(field.bytes(0..=u64::MAX >> 1, e).unwrap_or(d::MAX_BODY))
-}
-
-/// Whether the field holds exactly that word; no error is noted.
-fn is_word(field: &Field<'_>, word: &str) -> bool {
-    field.scalar(&mut Errors::default()).is_some_and(|text| text.eq_ignore_ascii_case(word))
 }
 
 fn health(field: &Field<'_>, e: &mut Errors) -> Health {
@@ -316,7 +192,7 @@ fn health(field: &Field<'_>, e: &mut Errors) -> Health {
         path: None,
         interval: d::HEALTH_INTERVAL,
         timeout: d::HEALTH_TIMEOUT,
-        failures: at_least_one(d::HEALTH_FAILURES),
+        failures: scale::at_least_one(d::HEALTH_FAILURES),
     };
     if !field.is_object() {
         health.path = path(field, e);
@@ -327,7 +203,7 @@ fn health(field: &Field<'_>, e: &mut Errors) -> Health {
         let failures = object.get("failures").whole(1..=d::HEALTH_FAILURES_MAX, e);
         health.interval = interval.unwrap_or(health.interval);
         health.timeout = timeout.unwrap_or(health.timeout);
-        health.failures = failures.map_or(health.failures, at_least_one);
+        health.failures = failures.map_or(health.failures, scale::at_least_one);
     }
     health
 }
@@ -339,7 +215,8 @@ fn restart(field: &Field<'_>, fixed_port: Option<NonZeroU16>, e: &mut Errors) ->
         let problem = format!("would start the new program while the old one has port {port}");
         field.refuse(e, problem, "stop-first, or no port: each gets its own");
     }
-    order.unwrap_or(if fixed_port.is_some() { RestartOrder::StopFirst } else { RestartOrder::default() })
+    let default = if fixed_port.is_some() { RestartOrder::StopFirst } else { RestartOrder::StartFirst };
+    order.unwrap_or(default)
 }
 
 fn log(field: &Field<'_>, e: &mut Errors) -> LogOptions {
@@ -384,8 +261,4 @@ fn signal(text: &str) -> Result<String, Refusal> {
     found
         .map(|known| (*known).to_owned())
         .ok_or_else(|| Refusal::new("is not a signal that stops a program", d::STOP_SIGNALS.join(", ")))
-}
-
-fn at_least_one(number: u32) -> NonZeroU32 {
-    NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN)
 }

@@ -32,8 +32,7 @@ pub(super) fn read(top: &Object<'_>, e: &mut Errors) -> Option<Workload> {
     if argv.first().is_some_and(String::is_empty) {
         command.refuse(e, "has an empty text as its program", "a program and its arguments");
     }
-    if argv.is_empty() {
-        // An empty list: any other way to get here has its error already.
+    if command.is_empty_list() {
         command.refuse(e, "names no program", "a program and its arguments");
     }
     Some(Workload::Command(Command { argv, cwd }))

@@ -23,16 +23,8 @@ const SQS: &[&str] = &["queue", "prefix", "path", "concurrency", "batch", "regio
 /// Start of the headers that Maelstrom sets on requests.
 const OUR_HEADERS: &str = "maelstrom-";
 /// Headers that say how a message is framed or a connection is kept: the client that sends the request sets them.
-const FRAMING: [&str; 8] = [
-    "connection",
-    "content-length",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+const FRAMING: [&str; 8] =
+    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
 
 impl Source {
     /// Every field that a document may have: the path of the object (empty for the document itself) and the names.
@@ -204,7 +196,8 @@ fn check_url(text: &str) -> Result<&str, Refusal> {
         Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
         _ => (host, None),
     };
-    let wrong_port = |port: &str| !port.bytes().all(|b| b.is_ascii_digit()) || !port.parse::<u16>().is_ok_and(|p| p > 0);
+    let wrong_port =
+        |port: &str| !port.bytes().all(|b| b.is_ascii_digit()) || !port.parse::<u16>().is_ok_and(|p| p > 0);
     if port.is_some_and(wrong_port) || name.starts_with('*') || address::parse_host(name).is_err() {
         return refuse("has no host, or a wrong one or a wrong port");
     }
