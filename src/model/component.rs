@@ -1,10 +1,21 @@
-//! A component: what a user deploys. Defaults are stated once, here.
+//! A component: what a user deploys. Defaults and bounds are stated once, in [`defaults`].
+//!
+//! Knows nothing of events, nodes or instances.
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use crate::id::ComponentName;
+
+pub mod defaults;
+mod doc;
+mod parse;
+mod scale;
+#[cfg(test)]
+mod tests;
+mod volumes;
+mod workload;
 
 /// A validated component definition.
 #[derive(Debug, Clone, PartialEq, Eq)]

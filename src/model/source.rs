@@ -1,6 +1,17 @@
 //! An event source: what activates a component.
+//!
+//! Knows nothing of the components that exist, nor of how events are taken in.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use crate::id::{ComponentName, SourceName};
+
+pub mod defaults;
+mod doc;
+mod parse;
+#[cfg(test)]
+mod tests;
 
 /// A validated event source definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +51,7 @@ pub struct Http {
 /// A schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cron {
-    /// As the user wrote it, syntax checked.
+    /// As the user wrote it, syntax checked; single spaces, and `@every` and `@at` in one spelling.
     pub expression: String,
     /// IANA name of the zone; UTC unless said.
     pub timezone: String,
@@ -49,7 +60,7 @@ pub struct Cron {
     /// Path of the request, starts with `/`.
     pub path: String,
     /// Headers of the request.
-    pub headers: std::collections::BTreeMap<String, String>,
+    pub headers: BTreeMap<String, String>,
     /// Body of the request.
     pub body: Option<String>,
 }
@@ -64,7 +75,7 @@ pub struct Sqs {
     /// Path of the request, starts with `/`.
     pub path: String,
     /// Messages handled at once in the cluster.
-    pub concurrency: std::num::NonZeroU32,
+    pub concurrency: NonZeroU32,
     /// Messages per request, 1 to 10.
     pub batch: u8,
     /// Region; that of the environment if none.

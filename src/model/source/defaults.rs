@@ -1,0 +1,30 @@
+//! What an event source is given where its document says nothing, and the bounds of what it may say.
+//!
+//! Knows nothing of documents. `docs/sources.md` repeats the values; a test compares.
+
+/// Path prefix of an HTTP source that names only a host: everything.
+pub const PREFIX: &str = "/";
+
+/// Zone of a schedule: the only one without gaps and repeats, and the same on every node.
+pub const TIMEZONE: &str = "UTC";
+/// Method of a scheduled request without a body.
+pub const METHOD: &str = "GET";
+/// Method of a scheduled request with a body: many servers drop the body of a `GET`.
+pub const METHOD_WITH_BODY: &str = "POST";
+/// The methods that a scheduled request may have: those of HTTP that reach a handler.
+pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+/// Largest header of a scheduled request in bytes, name and value: common servers refuse 8 KiB for all of them.
+pub const HEADER_MAX: usize = 4_096;
+
+/// Messages handled at once in the cluster: one receive call brings at most 10, so one poller is kept busy.
+pub const CONCURRENCY: u32 = 10;
+/// Most messages at once: SQS lets a queue have 120,000 in flight.
+pub const CONCURRENCY_MAX: u32 = 120_000;
+/// Messages per request: one, so that the answer's status speaks for one message.
+pub const BATCH: u32 = 1;
+/// Most messages per request: what one receive call of SQS brings.
+pub const BATCH_MAX: u32 = 10;
+/// Longest queue name in bytes, `.fifo` included: the bound of SQS.
+pub const QUEUE_NAME_MAX: usize = 80;
+/// Longest queue or endpoint URL in bytes: far above a host name, an account and a queue name.
+pub const URL_MAX: usize = 1_024;
