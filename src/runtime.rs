@@ -14,6 +14,7 @@ use crate::failure::Phase;
 use crate::id::{ClusterId, InstanceId, NodeId};
 use crate::model::Component;
 
+pub mod docker;
 pub mod logs;
 
 pub use logs::LogBook;

@@ -94,7 +94,7 @@ pub(super) fn body(
         image: Some(image.reference.clone()),
         cmd: Some(image.command.clone()).filter(|words| !words.is_empty()),
         entrypoint: Some(image.entrypoint.clone()).filter(|words| !words.is_empty()),
-        env: Some(env(spec)),
+        env: Some(env(spec, owner)),
         labels: Some(labels(spec, owner).collect()),
         stop_signal: Some(component.stop.signal.clone()),
         host_config: Some(host_config),
@@ -107,13 +107,15 @@ fn signed(bytes: u64) -> i64 {
 }
 
 /// Ours come last and win.
-fn env(spec: &InstanceSpec) -> Vec<String> {
+fn env(spec: &InstanceSpec, owner: &Owner) -> Vec<String> {
     let component = &*spec.component;
     let mut env: Vec<String> = component.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     env.push(format!("PORT={}", port(component)));
     env.push(format!("MAELSTROM_COMPONENT={}", component.name));
     env.push(format!("MAELSTROM_INSTANCE_ID={}", spec.id));
     env.push(format!("MAELSTROM_VERSION={}", spec.version));
+    env.push(format!("MAELSTROM_NODE_ID={}", owner.node));
+    env.push(format!("MAELSTROM_CLUSTER_ID={}", owner.cluster));
     env
 }
 

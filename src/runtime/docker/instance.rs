@@ -75,7 +75,7 @@ impl Instance {
 
     pub(super) fn set_container(&self, container: String) {
         // Set once by whoever created or found it; a second value could only be the same.
-        drop(self.container.set(container));
+        _ = self.container.set(container);
     }
 
     pub(super) fn pid(&self) -> i64 {
@@ -83,7 +83,7 @@ impl Instance {
     }
 
     pub(super) fn set_pid(&self, pid: i64) {
-        drop(self.pid.set(pid));
+        _ = self.pid.set(pid);
     }
 
     /// It runs and its end is to be reported. True if the end came already and the caller must report it.
