@@ -1,6 +1,8 @@
 //! The Docker runtime keeps the contract of all runtimes, and what is its own. Runs against the Docker of this
 //! machine; without one it says so and passes (`MAELSTROM_TEST_DOCKER=1` makes that a failure).
 
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "tests measure real time and say what did not run")]
+
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::Path;
@@ -11,9 +13,7 @@ use maelstrom::failure::Phase;
 use maelstrom::id::InstanceId;
 use maelstrom::model::component::{Component, Image, PullPolicy, Volume, VolumeKind, Workload};
 use maelstrom::runtime::docker::DockerRuntime;
-use maelstrom::runtime::{
-    BoxFuture, Exit, InstanceSpec, LogBook, Owner, Runtime, RuntimeError, RuntimeEvent, Started,
-};
+use maelstrom::runtime::{BoxFuture, Exit, InstanceSpec, LogBook, Owner, Runtime, RuntimeError, RuntimeEvent, Started};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -71,8 +71,7 @@ impl Bench for DockerBench {
     }
 
     fn broken(&self) -> Workload {
-        let Workload::Image(image) = workload(&self.image.name) else { unreachable!("an image") };
-        Workload::Image(Image { entrypoint: vec!["/does-not-exist".into()], ..image })
+        absent()
     }
 
     fn remains<'a>(&'a self, _: &'a Path, id: &'a InstanceId) -> BoxFuture<'a, Vec<String>> {
@@ -96,6 +95,12 @@ fn workload(reference: &str) -> Workload {
         pull: PullPolicy::Missing,
         credentials: None,
     })
+}
+
+/// An image that is not there and must not be fetched.
+fn absent() -> Workload {
+    let Workload::Image(image) = workload("no-such-image") else { unreachable!("an image") };
+    Workload::Image(Image { pull: PullPolicy::Never, ..image })
 }
 
 /// A runtime with an owner of its own, and what it tells.
@@ -170,13 +175,35 @@ async fn an_image_that_no_registry_can_be_asked_for_is_an_error_of_the_pull_with
 #[tokio::test]
 async fn an_image_that_must_not_be_pulled_and_is_not_there_says_so() {
     let Some(node) = Node::new().await else { return };
-    let spec = node.spec(|component| {
-        let Workload::Image(image) = workload("no-such-image") else { return };
-        component.workload = Workload::Image(Image { pull: PullPolicy::Never, ..image });
-    });
+    let spec = node.spec(|component| component.workload = absent());
     let error = node.refused(&spec).await;
     assert_eq!(error.phase, Phase::Pull);
     assert!(error.reason.contains("no-such-image") && error.reason.contains("`never`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_container_that_was_created_and_cannot_be_started_is_removed() {
+    let Some(mut node) = Node::new().await else { return };
+    let spec = node.spec(|component| component.network = Some("no-such-network".into()));
+    let error = node.refused(&spec).await;
+    assert!(error.phase == Phase::Start && error.reason.contains("no-such-network"), "{error}");
+    assert_eq!(image::containers(&format!("maelstrom.instance={}", spec.id)), Vec::<Value>::new());
+    assert!(node.events.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn an_entry_point_that_does_not_exist_ends_with_a_line_that_names_it() {
+    let Some(mut node) = Node::new().await else { return };
+    let spec = node.spec(|component| {
+        if let Workload::Image(image) = &mut component.workload {
+            image.entrypoint = vec!["/does-not-exist".into()];
+        }
+    });
+    // The init inside starts; what it shall run does not.
+    node.runtime.start(&spec, quiet()).await.expect("started");
+    assert_eq!(node.exit().await.code, Some(127));
+    let lines = node.logs.last_lines(&spec.id, 10);
+    assert!(lines.iter().any(|line| line.contains("/does-not-exist") && line.contains("No such file")), "{lines:?}");
 }
 
 #[tokio::test]
@@ -213,7 +240,8 @@ async fn limits_labels_and_volumes_are_what_docker_was_told() {
     assert_eq!(labels["maelstrom.instance"], spec.id.as_str());
     assert_eq!((&labels["maelstrom.version"], &labels["team"]), (&json!("v7"), &json!("blue")));
     assert_eq!(found["Name"], format!("/maelstrom-{}", spec.id));
-    let mut mounts: Vec<_> = found["Mounts"].as_array().expect("a list").iter().map(|mount| &mount["Destination"]).collect();
+    let mut mounts: Vec<_> =
+        found["Mounts"].as_array().expect("a list").iter().map(|mount| &mount["Destination"]).collect();
     mounts.sort_by_key(|mount| mount.to_string());
     assert_eq!(mounts, ["/data", "/scratch"]);
     node.stop(&spec).await;
@@ -362,6 +390,74 @@ async fn without_docker_the_error_says_where_and_what_to_do() {
         error.reason,
         "Docker does not answer on /nonexistent/docker.sock: is it running? (systemctl status docker)"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_docker_goes_and_comes_back_it_is_told_and_no_end_is_missed() {
+    let Some(mut node) = Node::new().await else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let way = dir.path().join("docker.sock");
+    let open = Door::open(&way);
+    let (sender, events) = mpsc::channel(64);
+    node.events = events;
+    let runtime = DockerRuntime::connect(way.to_str(), dir.path(), node.owner, Arc::clone(&node.logs), sender).await;
+    node.runtime = Arc::new(runtime.expect("Docker answers"));
+    let (stays, ends) = (node.spec(|_| {}), node.spec(|_| {}));
+    let (stays_at, ends_at) = (node.start(&stays).await, node.start(&ends).await);
+    node.runtime.freeze(&stays.id).await.expect("frozen");
+
+    open.close();
+    let lost = tokio::time::timeout(PATIENCE, node.events.recv()).await.expect("told").expect("open");
+    assert!(matches!(&lost, RuntimeEvent::Lost(reason) if reason.contains("is it running?")), "{lost:?}");
+    let error = node.refused(&node.spec(|_| {})).await;
+    assert!(error.unavailable, "{error:?}");
+    node.runtime.thaw(&stays.id).await.expect("a thaw by file needs no Docker");
+    get(stays_at.address, "/log?lines=2&text=meanwhile").await;
+    image::json("POST", &format!("/containers/{}/kill", ends_at.handle), None);
+
+    let _open = Door::open(&way);
+    let (mut back, mut exit) = (0, None);
+    while back == 0 || exit.is_none() {
+        match tokio::time::timeout(PATIENCE, node.events.recv()).await.expect("told").expect("open") {
+            RuntimeEvent::Back => back += 1,
+            RuntimeEvent::Exited(id, end) if id == ends.id && exit.is_none() => exit = Some(end),
+            event @ (RuntimeEvent::Exited(..) | RuntimeEvent::Lost(_)) => panic!("{event:?}"),
+        }
+    }
+    assert_eq!(exit, Some(Exit { code: Some(137), out_of_memory: false }));
+    let found = node.runtime.adopt().await.expect("adopted");
+    assert_eq!(found.iter().map(|found| &found.id).collect::<Vec<_>>(), [&stays.id]);
+    let count = || node.logs.last_lines(&stays.id, 100).iter().filter(|line| line.contains("out meanwhile")).count();
+    eventually("what was written meanwhile is in the book", || async { count() >= 2 }).await;
+    node.stop(&stays).await;
+    assert_eq!(node.exit().await.code, Some(143));
+    let lines = node.logs.last_lines(&stays.id, 100);
+    let starts = lines.iter().filter(|line| *line == "testapp starts").count();
+    assert_eq!((starts, lines.iter().filter(|line| line.contains("out meanwhile")).count()), (1, 2), "{lines:?}");
+}
+
+/// A way to Docker that can be closed, as a Docker that stops.
+struct Door(tokio::task::JoinHandle<()>, std::path::PathBuf);
+
+impl Door {
+    fn open(path: &Path) -> Self {
+        let listener = tokio::net::UnixListener::bind(path).expect("a socket");
+        let task = tokio::spawn(async move {
+            let mut ways = tokio::task::JoinSet::new();
+            while let Ok((mut one, _)) = listener.accept().await {
+                ways.spawn(async move {
+                    let mut other = tokio::net::UnixStream::connect(image::socket()).await.expect("Docker answers");
+                    _ = tokio::io::copy_bidirectional(&mut one, &mut other).await;
+                });
+            }
+        });
+        Self(task, path.to_owned())
+    }
+
+    fn close(self) {
+        self.0.abort();
+        std::fs::remove_file(self.1).expect("removed");
+    }
 }
 
 /// `cargo test --release --test runtime_docker -- --ignored --nocapture measure`

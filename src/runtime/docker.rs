@@ -145,7 +145,8 @@ impl Runtime for DockerRuntime {
     ) -> BoxFuture<'a, Result<(), RuntimeError>> {
         let (shared, id, signal) = (Arc::clone(&self.0), id.clone(), signal.to_owned());
         // A task of its own: a stop that has begun is brought to its end.
-        let task = crate::telemetry::spawn("docker-stop", async move { ending::stop(&shared, &id, &signal, grace).await });
+        let task =
+            crate::telemetry::spawn("docker-stop", async move { ending::stop(&shared, &id, &signal, grace).await });
         Box::pin(async move { task.await.unwrap_or_else(|_| Err(panicked())) })
     }
 

@@ -3,7 +3,7 @@
 //!
 //! The image goes with the last test that uses it; one that a killed test run left is removed by the next.
 
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::print_stdout, reason = "each test file uses its part")]
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -125,7 +125,12 @@ fn sweep() {
     for image in images.as_array().into_iter().flatten() {
         let pid = image["Labels"][LABEL].as_str().unwrap_or("0");
         if !Path::new("/proc").join(pid).exists() {
-            drop(call("DELETE", &format!("/images/{}?force=1", image["Id"].as_str().expect("an id")), "text/plain", b""));
+            drop(call(
+                "DELETE",
+                &format!("/images/{}?force=1", image["Id"].as_str().expect("an id")),
+                "text/plain",
+                b"",
+            ));
         }
     }
 }

@@ -29,7 +29,8 @@ pub(super) async fn adopt(shared: &Arc<Shared>) -> Result<Vec<Found>, CallError>
             }
             continue;
         }
-        let call = shared.client.call("inspect", QUICK, async |docker| docker.inspect_container(&container, None).await);
+        let call =
+            shared.client.call("inspect", QUICK, async |docker| docker.inspect_container(&container, None).await);
         let inspected = match call.await {
             Ok(inspected) => inspected,
             // Gone since the list was made.

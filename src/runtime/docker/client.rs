@@ -168,7 +168,8 @@ fn open(host: &str, version: &ClientVersion) -> Result<Docker, CallError> {
     } else if host.starts_with("tcp://") || host.starts_with("http://") {
         Docker::connect_with_http(host, BOLLARD_TIMEOUT_S, version)
     } else {
-        let message = format!("Docker host {host:?} is not supported; allowed are a path, unix://PATH and tcp://HOST:PORT");
+        let message =
+            format!("Docker host {host:?} is not supported; allowed are a path, unix://PATH and tcp://HOST:PORT");
         return Err(CallError { status: None, message, unavailable: true });
     };
     docker.map(|docker| docker.with_request_modifier(url_safe_auth)).map_err(|error| explain(host, "connect", &error))

@@ -68,7 +68,9 @@ pub(super) fn body(
     if let Some(network) = component.network.as_deref()
         && (network == "none" || network.starts_with("container:"))
     {
-        let reason = format!("network {network:?} gives an instance no address of its own; use bridge, host or the name of a network");
+        let reason = format!(
+            "network {network:?} gives an instance no address of its own; use bridge, host or the name of a network"
+        );
         return Err(RuntimeError { phase: Phase::Start, reason, unavailable: false });
     }
     let limit = component.memory_limit.map(signed);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error;
-use bollard::query_parameters::{KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder};
+use bollard::query_parameters::{
+    KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
+};
 use futures_util::StreamExt as _;
 
 use super::backoff::Backoff;
@@ -60,7 +62,8 @@ pub(super) fn report(shared: &Arc<Shared>, instance: Arc<Instance>) {
 async fn find_out_of_memory(shared: &Shared, instance: &Instance) {
     let Some(container) = instance.container() else { return };
     tokio::time::sleep(OOM_LATE).await;
-    let inspected = shared.client.call("inspect", QUICK, async |docker| docker.inspect_container(container, None).await);
+    let inspected =
+        shared.client.call("inspect", QUICK, async |docker| docker.inspect_container(container, None).await);
     if let Ok(inspected) = inspected.await
         && inspected.state.and_then(|state| state.oom_killed) == Some(true)
     {
@@ -103,14 +106,24 @@ pub(super) async fn stop(
 }
 
 /// One that is not in the table: started before the daemon and not adopted, or gone.
-async fn stop_unknown(shared: &Arc<Shared>, id: &InstanceId, signal: &str, grace: Duration) -> Result<(), RuntimeError> {
+async fn stop_unknown(
+    shared: &Arc<Shared>,
+    id: &InstanceId,
+    signal: &str,
+    grace: Duration,
+) -> Result<(), RuntimeError> {
     let Some(owned) = find_own(shared, &container_name(id)).await.map_err(|error| error.at(Phase::Ready))? else {
         return Ok(());
     };
     let stopped = async {
         if owned.running {
             if owned.paused {
-                drop(shared.client.call("unpause", SLOW, async |docker| docker.unpause_container(&owned.container).await).await);
+                drop(
+                    shared
+                        .client
+                        .call("unpause", SLOW, async |docker| docker.unpause_container(&owned.container).await)
+                        .await,
+                );
             } else if let Some(freezer) = shared.freezer(owned.pid, &owned.container)
                 && freezer.is_frozen()
             {
@@ -227,7 +240,8 @@ async fn wait(shared: &Arc<Shared>, instance: Option<&Arc<Instance>>, container:
 /// Removes a container, kills it if it still runs, and waits until it is gone. One that is gone is no error.
 pub(super) async fn remove(shared: &Shared, container: &str) -> Result<(), CallError> {
     let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-    let call = shared.client.call("remove", SLOW, async |docker| docker.remove_container(container, Some(options)).await);
+    let call =
+        shared.client.call("remove", SLOW, async |docker| docker.remove_container(container, Some(options)).await);
     match call.await {
         Ok(()) => Ok(()),
         Err(error) if error.is_missing() => Ok(()),
@@ -241,7 +255,8 @@ async fn wait_removed(shared: &Shared, container: &str) -> bool {
     let gone = async {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         loop {
-            let found = shared.client.call("inspect", QUICK, async |docker| docker.inspect_container(container, None).await);
+            let found =
+                shared.client.call("inspect", QUICK, async |docker| docker.inspect_container(container, None).await);
             if found.await.is_err_and(|error| error.is_missing()) {
                 return;
             }

@@ -9,12 +9,12 @@ use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as State, Even
 use bollard::query_parameters::{EventsOptionsBuilder, ListContainersOptionsBuilder};
 use futures_util::StreamExt as _;
 
+use super::Shared;
 use super::backoff::Backoff;
 use super::client::{CallError, QUICK, SLOW};
 use super::create::{LABEL_INSTANCE, owner_filter};
 use super::ending::{remove_surely, report};
 use super::instance::{Frozen, Instance};
-use super::Shared;
 use crate::runtime::RuntimeEvent;
 
 /// Docker drops an event if its reader is slow, and the time between two subscriptions has a gap. A list of our own
@@ -43,28 +43,39 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 return;
             }
         }
-        while lost {
-            tokio::select! {
-                () = shared.closed.cancelled() => return,
-                () = backoff.wait() => {}
-            }
-            if shared.client.reconnect().await.is_ok() {
-                break;
-            }
+        if lost && !find_again(&shared, &mut backoff).await {
+            return;
         }
         // A stream that always breaks at once must not make a busy loop.
         backoff.wait().await;
     }
 }
 
+/// Asks until Docker answers. False if the daemon stops before.
+async fn find_again(shared: &Shared, backoff: &mut Backoff) -> bool {
+    loop {
+        tokio::select! {
+            () = shared.closed.cancelled() => return false,
+            () = backoff.wait() => {}
+        }
+        if shared.client.reconnect().await.is_ok() {
+            return true;
+        }
+    }
+}
+
 /// Reads events until the stream ends. The reader itself never waits for anything else, or Docker would drop events.
 async fn listen(shared: &Arc<Shared>, lost: &mut bool, backoff: &mut Backoff) -> String {
     let options = EventsOptionsBuilder::new()
-        .filters(&[
-            ("type".to_owned(), vec!["container".to_owned()]),
-            ("label".to_owned(), owner_filter(&shared.owner)),
-            ("event".to_owned(), ["die", "oom", "destroy", "pause", "unpause"].map(str::to_owned).to_vec()),
-        ].into_iter().collect())
+        .filters(
+            &[
+                ("type".to_owned(), vec!["container".to_owned()]),
+                ("label".to_owned(), owner_filter(&shared.owner)),
+                ("event".to_owned(), ["die", "oom", "destroy", "pause", "unpause"].map(str::to_owned).to_vec()),
+            ]
+            .into_iter()
+            .collect(),
+        )
         .build();
     let docker = shared.client.docker();
     let mut events = Box::pin(docker.events(Some(options)));

@@ -46,9 +46,9 @@ impl Freezer {
                 continue;
             }
             // With --init or a nested systemd the process may sit below the group of the container.
-            let end = path.find(container).map_or(path.len(), |at| {
-                path[at..].find('/').map_or(path.len(), |slash| at + slash)
-            });
+            let end = path
+                .find(container)
+                .map_or(path.len(), |at| path[at..].find('/').map_or(path.len(), |slash| at + slash));
             let path = path[..end].trim_start_matches('/');
             if controllers.split(',').any(|controller| controller == "freezer") {
                 return Some(Self { control: root.join("freezer").join(path).join("freezer.state"), v2: false });

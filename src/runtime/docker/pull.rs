@@ -136,10 +136,7 @@ fn explain(client: &Client, image: &Image, reference: &Reference<'_>, error: &Er
     if call.unavailable {
         return call.at(Phase::Pull);
     }
-    let text = match error {
-        Error::DockerStreamError { error } => error.as_str(),
-        _ => call.message.as_str(),
-    };
+    let text = if let Error::DockerStreamError { error } = error { error } else { &call.message };
     failed(words(&image.reference, reference.registry, image.credentials.is_some(), text))
 }
 
@@ -149,9 +146,18 @@ fn words(image: &str, registry: &str, login: bool, text: &str) -> String {
     let low = text.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| low.contains(word));
     let unreachable = [
-        "no such host", "connection refused", "i/o timeout", "deadline exceeded", "network is unreachable",
-        "no route to host", "client.timeout", "tls handshake timeout", "server misbehaving", "temporary failure",
-        "connection reset", "awaiting headers",
+        "no such host",
+        "connection refused",
+        "i/o timeout",
+        "deadline exceeded",
+        "network is unreachable",
+        "no route to host",
+        "client.timeout",
+        "tls handshake timeout",
+        "server misbehaving",
+        "temporary failure",
+        "connection reset",
+        "awaiting headers",
     ];
     if has(&unreachable) {
         return format!(
@@ -165,7 +171,14 @@ fn words(image: &str, registry: &str, login: bool, text: &str) -> String {
     if has(&["manifest unknown", "manifest for", "name unknown", "not found: manifest"]) {
         return format!("image {image} does not exist on registry {registry}; check its name and tag (Docker: {text})");
     }
-    if has(&["access denied", "unauthorized", "authentication required", "incorrect username", "no basic auth", "denied"]) {
+    if has(&[
+        "access denied",
+        "unauthorized",
+        "authentication required",
+        "incorrect username",
+        "no basic auth",
+        "denied",
+    ]) {
         let what = if login {
             "does not accept the credentials of the component"
         } else {

@@ -30,26 +30,41 @@ pub(super) async fn start(
         return;
     };
     let result = run(&shared, &spec, &instance, &progress, &mut wanted).await;
-    let result = match result {
+    let undelivered = match result {
         Ok(inspected) => {
             let address = create::address(&inspected, create::port(&spec.component));
             let handle = instance.container().unwrap_or_default().to_owned();
-            if wanted.is_closed() { Err(unwanted(&spec)) } else { Ok(Started { address, handle }) }
+            if wanted.send(Ok(Started { address, handle })).is_ok() {
+                if instance.set_started() {
+                    report(&shared, instance);
+                }
+                return;
+            }
+            None
         }
-        Err(error) => Err(error),
+        Err(error) => Some((wanted, error)),
     };
-    let started = result.is_ok();
-    let delivered = wanted.send(result).is_ok();
-    if started && delivered {
-        if instance.set_started() {
-            report(&shared, instance);
-        }
-        return;
-    }
-    // Ended and removed; nobody is told of an instance that never was.
+    // Nobody is told of the end of an instance that never was.
     let _: bool = instance.set_ended(None);
     let name = create::container_name(&spec.id);
-    remove_surely(&shared, instance.container().unwrap_or(&name)).await;
+    // By name while Docker has not told an id: the call for it may still be on its way.
+    let container = match instance.container() {
+        Some(container) => Some(container.to_owned()),
+        None => find_own(&shared, &name).await.ok().flatten().map(|found| found.container),
+    };
+    let removed = match &container {
+        Some(container) => remove(&shared, container).await.is_ok(),
+        None => true,
+    };
+    if let Some((wanted, error)) = undelivered {
+        // Fine if the caller is gone: what it asked for is gone too.
+        drop(wanted.send(Err(error)));
+    }
+    if let Some(container) = container
+        && !removed
+    {
+        remove_surely(&shared, &container).await;
+    }
     shared.table.remove(&instance);
 }
 
@@ -136,7 +151,8 @@ async fn create_container(
     loop {
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
         let body = body.clone();
-        let call = shared.client.call("create", SLOW, async |docker| docker.create_container(Some(options), body).await);
+        let call =
+            shared.client.call("create", SLOW, async |docker| docker.create_container(Some(options), body).await);
         match call.await {
             Ok(created) => {
                 for warning in created.warnings {

@@ -83,7 +83,10 @@ fn a_user_cannot_take_the_place_of_our_labels_and_environment() {
     let labels = made.labels.expect("labels");
     assert_eq!(labels.get(LABEL_NODE).map(String::as_str), Some("0000000000000001"));
     assert_eq!(labels.get("team").map(String::as_str), Some("blue"));
-    assert_eq!(made.env.expect("env").iter().rfind(|line| line.starts_with("PORT=")).map(String::as_str), Some("PORT=8080"));
+    assert_eq!(
+        made.env.expect("env").iter().rfind(|line| line.starts_with("PORT=")).map(String::as_str),
+        Some("PORT=8080")
+    );
 }
 
 #[test]
