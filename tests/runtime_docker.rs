@@ -411,7 +411,7 @@ async fn when_docker_goes_and_comes_back_it_is_told_and_no_end_is_missed() {
     assert!(matches!(&lost, RuntimeEvent::Lost(reason) if reason.contains("is it running?")), "{lost:?}");
     let error = node.refused(&node.spec(|_| {})).await;
     assert!(error.unavailable, "{error:?}");
-    node.runtime.thaw(&stays.id).await.expect("a thaw by file needs no Docker");
+    node.runtime.thaw(&stays.id).await.expect("a thaw needs no Docker");
     get(stays_at.address, "/log?lines=2&text=meanwhile").await;
     image::json("POST", &format!("/containers/{}/kill", ends_at.handle), None);
 
@@ -434,6 +434,19 @@ async fn when_docker_goes_and_comes_back_it_is_told_and_no_end_is_missed() {
     let lines = node.logs.last_lines(&stays.id, 100);
     let starts = lines.iter().filter(|line| *line == "testapp starts").count();
     assert_eq!((starts, lines.iter().filter(|line| line.contains("out meanwhile")).count()), (1, 2), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_frozen_instance_can_be_stopped_by_someone_else() {
+    let Some(mut node) = Node::new().await else { return };
+    let spec = node.spec(|_| {});
+    let started = node.start(&spec).await;
+    node.runtime.freeze(&spec.id).await.expect("frozen");
+    let path = format!("/containers/{}/stop?t=30", started.handle);
+    let begin = Instant::now();
+    tokio::task::spawn_blocking(move || image::json("POST", &path, None)).await.expect("stopped");
+    assert!(begin.elapsed() < Duration::from_secs(20), "Docker waited for a frozen process: {:?}", begin.elapsed());
+    assert_eq!(node.exit().await.code, Some(143));
 }
 
 /// A way to Docker that can be closed, as a Docker that stops.

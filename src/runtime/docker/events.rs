@@ -39,6 +39,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
         if !lost && let Err(error) = shared.client.reconnect().await {
             lost = true;
             tracing::warn!(%reason, "lost Docker");
+            // At its start Docker kills what it finds (unless it is set to live-restore), and would wait for what is
+            // frozen. One that goes on runs until it is frozen anew.
+            for instance in shared.table.running() {
+                thaw_to_end(instance).await;
+            }
             if shared.events.send(RuntimeEvent::Lost(error.message)).await.is_err() {
                 return;
             }
@@ -71,7 +76,7 @@ async fn listen(shared: &Arc<Shared>, lost: &mut bool, backoff: &mut Backoff) ->
             &[
                 ("type".to_owned(), vec!["container".to_owned()]),
                 ("label".to_owned(), owner_filter(&shared.owner)),
-                ("event".to_owned(), ["die", "oom", "destroy", "pause", "unpause"].map(str::to_owned).to_vec()),
+                ("event".to_owned(), ["die", "oom", "destroy", "kill", "pause", "unpause"].map(str::to_owned).to_vec()),
             ]
             .into_iter()
             .collect(),
@@ -132,6 +137,7 @@ fn take(shared: &Arc<Shared>, event: &EventMessage) {
         Some("oom") => instance.set_out_of_memory(),
         Some("die") => ended(shared, instance, attribute("exitCode").and_then(|code| code.parse().ok())),
         Some("destroy") => ended(shared, instance, None),
+        Some("kill") if !instance.is_stopping() => drop(crate::telemetry::spawn("docker-thaw", thaw_to_end(instance))),
         Some("pause" | "unpause") => paused(shared, instance),
         _ => {}
     }
@@ -140,6 +146,18 @@ fn take(shared: &Arc<Shared>, event: &EventMessage) {
 fn ended(shared: &Arc<Shared>, instance: Arc<Instance>, code: Option<i32>) {
     if instance.set_ended(code) {
         report(shared, instance);
+    }
+}
+
+/// Someone signals it (`docker stop`, `docker rm -f`, Docker itself as it stops). Docker does not know that it is frozen
+/// and would wait for it.
+async fn thaw_to_end(instance: Arc<Instance>) {
+    let mut frozen = instance.frozen.lock().await;
+    if let Frozen::File(freezer) = &*frozen {
+        match freezer.thaw() {
+            Ok(()) => *frozen = Frozen::No,
+            Err(error) => tracing::debug!(instance = %instance.id, %error, "cannot thaw"),
+        }
     }
 }
 
