@@ -14,6 +14,11 @@ use crate::failure::Phase;
 use crate::id::{ClusterId, InstanceId, NodeId};
 use crate::model::Component;
 
+pub mod docker;
+pub mod logs;
+
+pub use logs::LogBook;
+
 /// A future that can be a method of a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

@@ -1,0 +1,1 @@
+//! The process runtime keeps the contract of all runtimes.
