@@ -5,11 +5,13 @@
 //! facts; nothing calls upward. Cores decide without IO; the shell (feature `daemon`) acts.
 
 pub mod failure;
+pub mod hash;
 pub mod id;
 pub mod model;
 pub mod rng;
 pub mod slots;
 pub mod time;
+pub mod wire;
 
 #[cfg(feature = "daemon")]
 pub mod intake;
