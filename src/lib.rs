@@ -4,6 +4,7 @@
 //! holds the event and raises demand, a runtime starts what is missing, the proxy delivers. Results come back as new
 //! facts; nothing calls upward. Cores decide without IO; the shell (feature `daemon`) acts.
 
+pub mod crdt;
 pub mod failure;
 pub mod hash;
 pub mod id;
