@@ -5,18 +5,34 @@
 //! facts; nothing calls upward. Cores decide without IO; the shell (feature `daemon`) acts.
 
 pub mod activation;
+pub mod crdt;
 pub mod failure;
+pub mod hash;
 pub mod id;
 pub mod model;
 pub mod node;
 pub mod placement;
 pub mod rng;
+pub mod router;
 pub mod slots;
 pub mod time;
+pub mod wire;
 
+#[cfg(feature = "daemon")]
+pub mod admin;
+#[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
+pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod intake;
 #[cfg(feature = "daemon")]
+pub mod proxy;
+#[cfg(feature = "daemon")]
 pub mod runtime;
+#[cfg(feature = "daemon")]
+pub mod source;
+#[cfg(feature = "daemon")]
+pub mod store;
 #[cfg(feature = "daemon")]
 pub mod telemetry;
