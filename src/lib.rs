@@ -15,3 +15,5 @@ pub mod time;
 pub mod intake;
 #[cfg(feature = "daemon")]
 pub mod runtime;
+#[cfg(feature = "daemon")]
+pub mod telemetry;
