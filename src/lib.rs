@@ -12,6 +12,10 @@ pub mod slots;
 pub mod time;
 
 #[cfg(feature = "daemon")]
+pub mod admin;
+#[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
 pub mod intake;
 #[cfg(feature = "daemon")]
 pub mod runtime;
