@@ -8,10 +8,17 @@ pub mod failure;
 pub mod id;
 pub mod model;
 pub mod rng;
+pub mod router;
 pub mod slots;
 pub mod time;
 
 #[cfg(feature = "daemon")]
 pub mod intake;
 #[cfg(feature = "daemon")]
+pub mod proxy;
+#[cfg(feature = "daemon")]
 pub mod runtime;
+#[cfg(feature = "daemon")]
+pub mod source;
+#[cfg(feature = "daemon")]
+pub mod telemetry;
