@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! Logs and tasks: the one place that sets up tracing, and the one place that spawns, so that no task is nameless and
 //! no panic goes unseen.
 //!
@@ -93,21 +92,11 @@ pub fn init_tracing(format: Format, filter: &str) -> Result<(), TracingError> {
 /// The span is of level DEBUG: with the usual filter `info` it costs nothing on each poll, which a connection task on
 /// the warm path would pay for.
 #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
-=======
-//! Tasks with names. Knows nothing of what they do.
-
-use std::future::Future;
-
-use tokio::task::JoinHandle;
-
-/// Starts a task. The name says in logs and dumps what it is for; a panic ends the task and never the process.
->>>>>>> w-proxy
 pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-<<<<<<< HEAD
     let guarded = async move {
         let _name = PanicName(name);
         future.await
@@ -170,8 +159,4 @@ mod tests {
         assert!("xml".parse::<Format>().expect_err("refused").to_string().contains("`text` and `json`"));
         assert!(matches!(init_tracing(Format::Text, "a=b=c"), Err(TracingError::Filter { .. })));
     }
-=======
-    tracing::trace!(task = name, "spawned");
-    tokio::spawn(future)
->>>>>>> w-proxy
 }

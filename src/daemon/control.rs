@@ -1,0 +1,559 @@
+//! What the admin API can do, done: reads from the catalog and the loop, changes through the registrar.
+//!
+//! Decides nothing itself; turns inner types into those of the wire.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use super::catalog::{Catalog, Definitions, Entry};
+use super::clock::Clock;
+use super::driver::{Message, Status};
+use super::registrar::{Edit, EditError, Edited, Registrar};
+use crate::admin::api::{
+    ApiError, Change, Code, ComponentView, ConflictView, Control, Expect, InstanceCounts, InstanceView, Invoke,
+    Invoked, LOG_QUEUE, List, LogLine, LogQuery, NodeMemory, NodeView, Problem, PutAnswer, Removed, SourceView,
+    VersionView, rfc3339,
+};
+use crate::failure::Failure;
+use crate::id::{ComponentName, NodeId, NodeName, SourceName};
+use crate::intake::Intake;
+use crate::model::source::Trigger;
+use crate::model::{Component, Source};
+use crate::proxy::{Forwarder, payload};
+use crate::router::Target;
+use crate::runtime::BoxFuture;
+use crate::runtime::logs::{Followed, Line, LogBook, sanitized};
+use crate::time::Wall;
+
+/// Everything that the API can reach.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) node: NodeId,
+    pub(crate) name: NodeName,
+    pub(crate) address: String,
+    pub(crate) started: Wall,
+    pub(crate) clock: Clock,
+    pub(crate) runtime: &'static str,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) registrar: Registrar,
+    pub(crate) messages: mpsc::Sender<Message>,
+    pub(crate) logs: Arc<LogBook>,
+    pub(crate) core: Arc<dyn Intake>,
+    pub(crate) forwarder: Arc<Forwarder>,
+}
+
+impl Desk {
+    async fn look(&self, component: Option<ComponentName>) -> Result<Vec<Status>, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.messages.send(Message::Look { component, reply }).await;
+        sent.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+
+    async fn edit(&self, edit: Edit) -> Result<Edited, ApiError> {
+        self.registrar.edit(edit).await.map_err(|error| match error {
+            EditError::Invalid(invalid) => ApiError::fields("the definition", invalid),
+            EditError::NotFound { kind, name, suggestion } => {
+                let error = ApiError::not_found(kind, &name, suggestion.as_deref());
+                if kind == "component" && error.hint.is_none() {
+                    return error.hint(format!("maelctl comp put {name} ... creates it"));
+                }
+                error
+            }
+            EditError::Taken { .. } => ApiError::new(Code::Conflict, error.to_string()),
+            EditError::Stale(put) => {
+                use crate::crdt::PutError;
+                let current = match &put {
+                    PutError::Exists { found, .. } | PutError::Stale { found, .. } => Some(found.to_string()),
+                    PutError::Absent { .. }
+                    | PutError::Key(_)
+                    | PutError::TooLong { .. }
+                    | PutError::Repeated(_)
+                    | PutError::Encode { .. }
+                    | PutError::Clock => None,
+                };
+                ApiError::conflict(put.to_string(), current.as_deref())
+            }
+            EditError::Refused(_) => ApiError::invalid(error.to_string()),
+            EditError::Disk(_) => ApiError::new(Code::Unavailable, error.to_string())
+                .hint("make room in the node's data directory, or use another node"),
+            EditError::Busy | EditError::Stopping => ApiError::new(Code::Unavailable, error.to_string()),
+        })
+    }
+
+    fn component_view(&self, definitions: &Definitions, entry: &Entry<Component>, status: &Status) -> ComponentView {
+        let mut instances = InstanceCounts::new();
+        for shown in &status.instances {
+            *instances.entry(shown.state).or_default() += 1;
+        }
+        let name = &entry.value.name;
+        let sources = definitions.sources.values().filter(|source| source.value.component == *name);
+        ComponentView {
+            name: name.to_string(),
+            version: entry.version.to_string(),
+            definition: entry.value.redacted(),
+            instances,
+            waiting: u64::from(status.waiting),
+            sources: sources.map(|source| source.value.name.to_string()).collect(),
+            conflict: conflict(entry.conflict),
+            updated_at: rfc3339(entry.updated),
+            problem: status.problem.as_ref().map(|problem| Problem {
+                message: problem.reason.clone(),
+                phase: problem.phase.to_string(),
+                at: rfc3339(problem.at),
+                log: problem.log.clone(),
+                retry_in_ms: None,
+            }),
+        }
+    }
+
+    fn source_view(&self, definitions: &Definitions, entry: &Entry<Source>) -> SourceView {
+        let source = &entry.value;
+        let kind = match &source.trigger {
+            Trigger::Http(_) => "http",
+            Trigger::Cron(_) => "cron",
+            Trigger::Sqs(_) => "sqs",
+        };
+        SourceView {
+            name: source.name.to_string(),
+            version: entry.version.to_string(),
+            kind: kind.to_owned(),
+            component: source.component.to_string(),
+            enabled: source.enabled,
+            definition: source.to_doc(),
+            orphaned: !definitions.components.contains_key(&source.component),
+            conflict: conflict(entry.conflict),
+            updated_at: rfc3339(entry.updated),
+            next_at: None,
+            problem: (kind != "http").then(|| format!("this version does not act on {kind} sources yet")),
+        }
+    }
+
+    fn instances(&self, status: &Status) -> Vec<InstanceView> {
+        let now = self.clock.mono();
+        let views = status.instances.iter().map(|shown| InstanceView {
+            id: shown.id.to_string(),
+            component: status.component.to_string(),
+            version: shown.fingerprint.clone(),
+            state: shown.state,
+            node: self.name.to_string(),
+            address: shown.address.map(|address| address.to_string()),
+            handle: (!shown.handle.is_empty()).then(|| shown.handle.clone()),
+            runtime: self.runtime.to_owned(),
+            started_at: rfc3339(shown.started_at),
+            in_flight: shown.in_flight,
+            served: shown.served,
+            last_used_ms_ago: (shown.served > 0).then(|| millis(now.since(shown.last_used))),
+        });
+        views.collect()
+    }
+
+    fn unknown_component(&self, name: &ComponentName) -> ApiError {
+        let definitions = self.catalog.read();
+        ApiError::not_found("component", name.as_str(), definitions.components.keys().map(ComponentName::as_str))
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn stopping() -> ApiError {
+    ApiError::new(Code::Unavailable, "this node is stopping").hint("ask another node, or this one when it is back")
+}
+
+fn conflict(is: bool) -> Option<ConflictView> {
+    // The others are shown once a second node can write.
+    is.then(|| ConflictView { others: Vec::new(), definitions: Vec::new() })
+}
+
+fn expectation(expect: Expect) -> Result<crate::crdt::Expect, ApiError> {
+    Ok(match expect {
+        Expect::Any => crate::crdt::Expect::Any,
+        Expect::Absent => crate::crdt::Expect::Absent,
+        Expect::Version(text) => crate::crdt::Expect::Version(
+            text.parse().map_err(|error: crate::crdt::row::VersionError| ApiError::invalid(error.to_string()))?,
+        ),
+    })
+}
+
+fn answer(name: &str, edited: Edited) -> PutAnswer {
+    PutAnswer {
+        name: name.to_owned(),
+        version: edited.version.map(|version| version.to_string()).unwrap_or_default(),
+        changed: match (edited.changed, edited.created) {
+            (false, _) => Change::Unchanged,
+            (true, true) => Change::Created,
+            (true, false) => Change::Updated,
+        },
+        warnings: edited.warnings,
+    }
+}
+
+/// What a put of this document would do to what is there.
+fn would<T: PartialEq>(name: &str, new: &T, old: Option<&Entry<T>>, expect: &Expect) -> Result<PutAnswer, ApiError> {
+    let current = old.map(|entry| entry.version.to_string());
+    expect.check(name, current.as_deref())?;
+    let changed = match old {
+        None => Change::Created,
+        Some(entry) if *entry.value == *new => Change::Unchanged,
+        Some(_) => Change::Updated,
+    };
+    Ok(PutAnswer { name: name.to_owned(), version: current.unwrap_or_default(), changed, warnings: Vec::new() })
+}
+
+impl Control for Desk {
+    fn now(&self) -> Wall {
+        Clock::wall()
+    }
+
+    fn put_component(
+        &self,
+        name: ComponentName,
+        doc: Value,
+        expect: Expect,
+    ) -> BoxFuture<'_, Result<PutAnswer, ApiError>> {
+        Box::pin(async move {
+            let expect = expectation(expect)?;
+            let edited = self.edit(Edit::PutComponent { name: name.clone(), doc, expect }).await?;
+            Ok(answer(name.as_str(), edited))
+        })
+    }
+
+    fn check_component(
+        &self,
+        name: ComponentName,
+        doc: Value,
+        expect: Expect,
+    ) -> BoxFuture<'_, Result<PutAnswer, ApiError>> {
+        Box::pin(async move {
+            let new = Component::parse(&name, &doc).map_err(|invalid| ApiError::fields("the definition", invalid))?;
+            would(name.as_str(), &new, self.catalog.read().components.get(&name), &expect)
+        })
+    }
+
+    fn get_component(&self, name: ComponentName) -> BoxFuture<'_, Result<ComponentView, ApiError>> {
+        Box::pin(async move {
+            let status = self.look(Some(name.clone())).await?.pop().unwrap_or_else(|| nothing(&name));
+            let definitions = self.catalog.read();
+            match definitions.components.get(&name) {
+                Some(entry) => Ok(self.component_view(&definitions, entry, &status)),
+                None => {
+                    drop(definitions);
+                    Err(self.unknown_component(&name))
+                }
+            }
+        })
+    }
+
+    fn list_components(&self) -> BoxFuture<'_, Result<List<ComponentView>, ApiError>> {
+        Box::pin(async move {
+            let statuses = self.look(None).await?.into_iter();
+            let statuses: BTreeMap<_, _> = statuses.map(|status| (status.component.clone(), status)).collect();
+            let definitions = self.catalog.read();
+            let views = definitions.components.values().map(|entry| {
+                let name = &entry.value.name;
+                let none = nothing(name);
+                self.component_view(&definitions, entry, statuses.get(name).unwrap_or(&none))
+            });
+            Ok(List::new(views.collect()))
+        })
+    }
+
+    fn delete_component(&self, name: ComponentName, expect: Expect) -> BoxFuture<'_, Result<Removed, ApiError>> {
+        Box::pin(async move {
+            let expect = expectation(expect)?;
+            let edited = self.edit(Edit::RemoveComponent { name: name.clone(), expect }).await?;
+            let sources = edited.sources.iter().map(ToString::to_string).collect();
+            Ok(Removed { component: Some(name.to_string()), sources })
+        })
+    }
+
+    fn put_source(&self, name: SourceName, doc: Value, expect: Expect) -> BoxFuture<'_, Result<PutAnswer, ApiError>> {
+        Box::pin(async move {
+            let expect = expectation(expect)?;
+            let edited = self.edit(Edit::PutSource { name: name.clone(), doc, expect }).await?;
+            Ok(answer(name.as_str(), edited))
+        })
+    }
+
+    fn check_source(&self, name: SourceName, doc: Value, expect: Expect) -> BoxFuture<'_, Result<PutAnswer, ApiError>> {
+        Box::pin(async move {
+            let new = Source::parse(&name, &doc).map_err(|invalid| ApiError::fields("the definition", invalid))?;
+            would(name.as_str(), &new, self.catalog.read().sources.get(&name), &expect)
+        })
+    }
+
+    fn get_source(&self, name: SourceName) -> BoxFuture<'_, Result<SourceView, ApiError>> {
+        Box::pin(async move {
+            let definitions = self.catalog.read();
+            let entry = definitions.sources.get(&name).ok_or_else(|| {
+                ApiError::not_found("source", name.as_str(), definitions.sources.keys().map(SourceName::as_str))
+            })?;
+            Ok(self.source_view(&definitions, entry))
+        })
+    }
+
+    fn list_sources(&self) -> BoxFuture<'_, Result<List<SourceView>, ApiError>> {
+        Box::pin(async move {
+            let definitions = self.catalog.read();
+            Ok(List::new(definitions.sources.values().map(|entry| self.source_view(&definitions, entry)).collect()))
+        })
+    }
+
+    fn delete_source(&self, name: SourceName, expect: Expect) -> BoxFuture<'_, Result<Removed, ApiError>> {
+        Box::pin(async move {
+            let expect = expectation(expect)?;
+            self.edit(Edit::RemoveSource { name: name.clone(), expect }).await?;
+            Ok(Removed { component: None, sources: vec![name.to_string()] })
+        })
+    }
+
+    fn set_source_enabled(&self, name: SourceName, enabled: bool) -> BoxFuture<'_, Result<PutAnswer, ApiError>> {
+        Box::pin(async move {
+            let edited = self.edit(Edit::EnableSource { name: name.clone(), enabled }).await?;
+            Ok(answer(name.as_str(), edited))
+        })
+    }
+
+    fn list_nodes(&self) -> BoxFuture<'_, Result<List<NodeView>, ApiError>> {
+        Box::pin(async move {
+            let statuses = self.look(None).await?;
+            let instances: usize = statuses.iter().map(|status| status.instances.len()).sum();
+            let definitions = self.catalog.read();
+            let reserved = statuses.iter().map(|status| {
+                let entry = definitions.components.get(&status.component);
+                let reserve = entry.map_or(0, |entry| entry.value.memory_reserve);
+                reserve.saturating_mul(status.instances.len() as u64)
+            });
+            let reserved = reserved.sum();
+            let view = NodeView {
+                id: self.node.to_string(),
+                name: self.name.to_string(),
+                address: self.address.clone(),
+                state: "alive".to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                age_ms: Clock::wall().0.saturating_sub(self.started.0),
+                runtime: self.runtime.to_owned(),
+                instances: u32::try_from(instances).unwrap_or(u32::MAX),
+                components: u32::try_from(definitions.components.len()).unwrap_or(u32::MAX),
+                load: load(),
+                memory: memory(reserved),
+            };
+            Ok(List::new(vec![view]))
+        })
+    }
+
+    fn list_instances(&self, component: Option<ComponentName>) -> BoxFuture<'_, Result<List<InstanceView>, ApiError>> {
+        Box::pin(async move {
+            if let Some(name) = &component
+                && !self.catalog.read().components.contains_key(name)
+            {
+                return Err(self.unknown_component(name));
+            }
+            let statuses = self.look(component).await?;
+            Ok(List::new(statuses.iter().flat_map(|status| self.instances(status)).collect()))
+        })
+    }
+
+    fn logs(
+        &self,
+        component: ComponentName,
+        query: LogQuery,
+    ) -> BoxFuture<'_, Result<mpsc::Receiver<LogLine>, ApiError>> {
+        Box::pin(async move {
+            let known = self.catalog.read().components.contains_key(&component);
+            let tail = usize::try_from(query.tail).unwrap_or(usize::MAX);
+            let logs = Arc::clone(&self.logs);
+            let (name, instance) = (component.clone(), query.instance.clone());
+            // Reading a whole book takes milliseconds of disk: not on a thread that serves requests.
+            let read = tokio::task::spawn_blocking(move || {
+                if query.follow {
+                    let (lines, follow) = logs.follow(&name, tail, instance.as_ref());
+                    (lines, Some(follow))
+                } else {
+                    (logs.tail(&name, tail, instance.as_ref()), None)
+                }
+            });
+            let (lines, follow) = read.await.map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
+            if !known && lines.is_empty() {
+                return Err(self.unknown_component(&component));
+            }
+            let (sender, receiver) = mpsc::channel(LOG_QUEUE);
+            let stream = query.stream;
+            crate::telemetry::spawn("logs", async move {
+                for line in lines {
+                    if wanted(&line, stream.as_deref()) && sender.send(log_line(&line)).await.is_err() {
+                        return;
+                    }
+                }
+                let Some(mut follow) = follow else { return };
+                loop {
+                    let next = tokio::select! {
+                        () = sender.closed() => return,
+                        next = follow.next() => next,
+                    };
+                    let line = match next {
+                        None => return,
+                        Some(Followed::Line(line)) if wanted(&line, stream.as_deref()) => log_line(&line),
+                        Some(Followed::Line(_)) => continue,
+                        Some(Followed::Gap(count)) => LogLine {
+                            at: rfc3339(Clock::wall()),
+                            instance: String::new(),
+                            stream: "system".to_owned(),
+                            text: format!("{count} lines were passed over: the reader was too slow"),
+                        },
+                    };
+                    if sender.send(line).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            Ok(receiver)
+        })
+    }
+
+    fn invoke(&self, component: ComponentName, event: Invoke) -> BoxFuture<'_, Result<Invoked, ApiError>> {
+        Box::pin(async move {
+            let Some(live) = self.catalog.live(&component) else { return Err(self.unknown_component(&component)) };
+            let source: SourceName = "invoke".parse().map_err(|_| stopping())?;
+            let target = Target { source, component: component.clone(), live: Some(live), strip: None };
+            let mut request = http::Request::builder()
+                .method(event.method)
+                .uri(&event.path)
+                .body(payload(event.body))
+                .map_err(|error| ApiError::invalid(format!("path {:?}: {error}", event.path)))?;
+            *request.headers_mut() = event.headers;
+            request
+                .headers_mut()
+                .entry(http::header::HOST)
+                .or_insert(http::HeaderValue::from_static("invoke.maelstrom"));
+            let begun = self.core.now();
+            let call = self.forwarder.call(&self.core, &target, request);
+            let response = match event.timeout {
+                None => call.await,
+                Some(limit) => tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+                    let phase = crate::failure::Phase::Handler;
+                    Err(Failure::Deadline { component: component.clone(), phase, limit })
+                }),
+            };
+            let response = response.map_err(|failure| failed(&failure))?;
+            let timing = self.timing(begun, &response);
+            let (head, mut body) = response.into_parts();
+            let (sender, receiver) = mpsc::channel::<Result<Bytes, ApiError>>(16);
+            crate::telemetry::spawn("invoke", async move {
+                while let Some(frame) = body.frame().await {
+                    let part = match frame {
+                        Ok(frame) => frame.into_data().map_err(|_| ()),
+                        Err(error) => {
+                            let _ = sender.send(Err(ApiError::new(Code::Upstream, error.to_string()))).await;
+                            return;
+                        }
+                    };
+                    if let Ok(bytes) = part
+                        && sender.send(Ok(bytes)).await.is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+            Ok(Invoked { status: head.status, headers: head.headers, body: receiver, timing })
+        })
+    }
+
+    fn version(&self) -> BoxFuture<'_, Result<VersionView, ApiError>> {
+        Box::pin(async move {
+            Ok(VersionView {
+                api_version: crate::admin::api::API_VERSION.to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                node: self.name.to_string(),
+                node_id: self.node.to_string(),
+            })
+        })
+    }
+}
+
+impl Desk {
+    /// Splits the wait for a slot by the steps of the start that fell into it.
+    fn timing<B>(&self, begun: crate::time::Mono, response: &http::Response<B>) -> crate::admin::api::Timing {
+        let Some(timing) = response.extensions().get::<crate::proxy::Timing>() else {
+            return crate::admin::api::Timing::default();
+        };
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let (_, gate) = match self.catalog.live(&timing.instance.component()) {
+            Some(live) => live,
+            None => return crate::admin::api::Timing::default(),
+        };
+        let live = gate.live();
+        let born = live.iter().find(|slots| slots.instance == timing.instance).map(|slots| slots.born);
+        let (mut pull, mut start, mut ready) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        if let Some(born) = born {
+            let part = |from: crate::time::Mono, to: crate::time::Mono| to.since(from.max(begun));
+            (pull, start, ready) =
+                (part(born.asked, born.pulled), part(born.pulled, born.started), part(born.started, born.ready));
+        }
+        let rest = timing.wait.saturating_sub(pull + start + ready);
+        crate::admin::api::Timing {
+            queue_ms: ms(rest),
+            pull_ms: ms(pull),
+            start_ms: ms(start),
+            ready_ms: ms(ready),
+            handler_ms: ms(timing.connect + timing.first_byte),
+            total_ms: ms(timing.wait + timing.connect + timing.first_byte),
+        }
+    }
+}
+
+fn failed(failure: &Failure) -> ApiError {
+    let code = match failure {
+        Failure::NoRoute | Failure::NoComponent(_) => Code::NotFound,
+        Failure::QueueFull { .. } | Failure::NotStarted { .. } | Failure::Draining => Code::Unavailable,
+        Failure::Deadline { .. } => Code::Timeout,
+        Failure::Upstream { .. } => Code::Upstream,
+        Failure::BodyTooLarge { .. } => Code::TooLarge,
+    };
+    let mut error = ApiError::new(code, failure.to_string());
+    if let Failure::NotStarted { log, .. } = failure
+        && !log.is_empty()
+    {
+        error = error.hint(format!("its last lines:\n{}", log.join("\n")));
+    }
+    error
+}
+
+fn nothing(name: &ComponentName) -> Status {
+    Status { component: name.clone(), instances: Vec::new(), waiting: 0, problem: None }
+}
+
+fn wanted(line: &Line, stream: Option<&str>) -> bool {
+    stream.is_none_or(|stream| line.stream.to_string() == stream)
+}
+
+fn log_line(line: &Line) -> LogLine {
+    LogLine {
+        at: rfc3339(line.at),
+        instance: line.instance.to_string(),
+        stream: line.stream.to_string(),
+        text: sanitized(&line.text).into_owned(),
+    }
+}
+
+/// The load of the last minute.
+fn load() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
+fn memory(reserved: u64) -> Option<NodeMemory> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+    };
+    Some(NodeMemory { total: field("MemTotal:")?, available: field("MemAvailable:")?, reserved })
+}
