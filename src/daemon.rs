@@ -1,0 +1,357 @@
+//! The daemon, assembled: ports first, then the store, then the runtime and what it still runs, then everything that
+//! serves. Read [`Daemon::build`] from top to bottom to see the whole process.
+
+mod catalog;
+mod clock;
+mod control;
+mod driver;
+mod intake;
+mod keeper;
+mod registrar;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::activation::Fact;
+use crate::admin::server as admin;
+use crate::config::{Config, OnShutdown, RuntimeChoice};
+use crate::crdt::Registry;
+use crate::intake::Intake;
+use crate::node::{Input, Node};
+use crate::proxy::Forwarder;
+use crate::rng::Rng;
+use crate::runtime::docker::DockerRuntime;
+use crate::runtime::logs::LogBook;
+use crate::runtime::process::ProcessRuntime;
+use crate::runtime::{Found, Owner, Runtime, RuntimeError, RuntimeEvent};
+use crate::slots::Gates;
+use crate::source::http::HttpSource;
+use crate::store::{Store, StoreError};
+use crate::telemetry;
+
+use catalog::{Catalog, Definitions, fingerprint};
+use clock::Clock;
+use driver::{Driver, MESSAGES, Message};
+use intake::CoreHandle;
+use keeper::Workshop;
+use registrar::Registrar;
+
+/// Runtime events that may wait for the daemon; each becomes one message to the loop.
+const RUNTIME_EVENTS: usize = 1024;
+
+/// The unix socket of the admin API in the data directory.
+pub const SOCKET: &str = "maelstrom.sock";
+
+/// Between two clean-ups of the logs of removed components.
+const SWEEP: Duration = Duration::from_secs(3600);
+
+/// Between two tries to find out what a runtime runs that was away and is back.
+const ADOPT_AGAIN: Duration = Duration::from_secs(2);
+
+/// The daemon could not start, or could not stop cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A port is taken or not allowed.
+    #[error("cannot listen on {address} ({what}): {source}; choose another with {flag}")]
+    Listen {
+        /// For what.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Something in the data directory or the system cannot be used.
+    #[error("cannot {doing}: {source}")]
+    Io {
+        /// What was tried.
+        doing: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The runtime cannot be used.
+    #[error("runtime {name}: {source}")]
+    Runtime {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: RuntimeError,
+    },
+}
+
+/// A daemon that serves.
+#[derive(Debug)]
+pub struct Daemon {
+    config: Config,
+    http: SocketAddr,
+    api: SocketAddr,
+    runtime: &'static str,
+    stop_serving: CancellationToken,
+    leave: CancellationToken,
+    http_task: JoinHandle<()>,
+    api_task: JoinHandle<()>,
+    driver_task: JoinHandle<()>,
+    registrar_task: JoinHandle<()>,
+    messages: mpsc::Sender<Message>,
+    forwarder: Arc<Forwarder>,
+}
+
+impl Daemon {
+    /// Builds and starts everything. When it returns, requests are answered.
+    ///
+    /// # Errors
+    /// Says what could not be used, and the flag that changes it. Nothing is left running.
+    pub async fn build(config: Config) -> Result<Self, DaemonError> {
+        // Ports first: the most common mistake is found before anything is touched.
+        let http_listener = listen(config.http, "requests", "--http").await?;
+        let api_listener = listen(config.api, "the admin API", "--api").await?;
+        let http = http_listener.local_addr().unwrap_or(config.http);
+        let api = api_listener.local_addr().unwrap_or(config.api);
+
+        let io = |doing: &str| {
+            let doing = doing.to_owned();
+            move |source| DaemonError::Io { doing, source }
+        };
+        let seed = clock::seed().map_err(io("read randomness from the system"))?;
+        let mut rng = Rng::from_seed(seed);
+        let (data_dir, store_seed) = (config.data_dir.clone(), rng.next_u64());
+        let opened = tokio::task::spawn_blocking(move || Store::open(&data_dir, store_seed)).await;
+        let (store, loaded) = opened.map_err(|error| DaemonError::Io {
+            doing: "open the store".to_owned(),
+            source: std::io::Error::other(error),
+        })??;
+        for row in &loaded.quarantined {
+            tracing::warn!(key = row.key, why = row.why, "a stored row is damaged and was put aside");
+        }
+        let registry = Registry::restore(loaded.node, loaded.hlc, loaded.registers);
+        let definitions = Definitions::of(&registry);
+
+        let logs = Arc::new(LogBook::open(&config.data_dir).map_err(io("open the logs in the data directory"))?);
+        let owner = Owner { node: loaded.node, cluster: loaded.cluster };
+        let (events, runtime_events) = mpsc::channel(RUNTIME_EVENTS);
+        let runtime = open_runtime(&config, owner, &logs, events).await?;
+
+        let clock = Clock::new();
+        let gates = Arc::new(Gates::default());
+        let mut node = Node::new(rng.child("node"), Arc::clone(&gates));
+        for entry in definitions.components.values() {
+            node.define(Arc::clone(&entry.value), fingerprint(&entry.value));
+        }
+        let catalog = Arc::new(Catalog::new(definitions, gates));
+        let (messages, inbox) = mpsc::channel(MESSAGES);
+        let missed = Arc::new(AtomicBool::new(false));
+        let core = CoreHandle::new(messages.clone(), Arc::clone(&missed), clock, rng.next_u64());
+        let core: Arc<dyn Intake> = Arc::new(core);
+        let forwarder = Arc::new(Forwarder::new(crate::proxy::Options::default()));
+        let workshop = Arc::new(Workshop {
+            runtime: Arc::clone(&runtime),
+            logs: Arc::clone(&logs),
+            forwarder: Arc::clone(&forwarder),
+            messages: messages.clone(),
+        });
+        let driver = Driver::new(node, clock, inbox, missed, Arc::clone(&workshop));
+        let driver_task = telemetry::spawn("loop", driver.run());
+
+        // What ran before is known to the loop before the first request can ask for an instance.
+        let found = runtime.adopt().await.map_err(|source| DaemonError::Runtime { name: runtime.name(), source })?;
+        load(&messages, found).await;
+        telemetry::spawn("runtime events", follow_runtime(runtime_events, Arc::clone(&workshop)));
+
+        let (registrar, registrar_task) =
+            Registrar::start(registry, store, Arc::clone(&catalog), messages.clone());
+        let (stop_serving, leave) = (CancellationToken::new(), CancellationToken::new());
+        telemetry::spawn("idle connections", Arc::clone(&forwarder).tend(leave.clone()));
+        telemetry::spawn("log clean-up", sweep_logs(Arc::clone(&logs), Arc::clone(&catalog), leave.clone()));
+        let http_task = telemetry::spawn(
+            "http",
+            HttpSource::serve(
+                http_listener,
+                Arc::clone(&catalog.table),
+                Arc::clone(&core),
+                Arc::clone(&forwarder),
+                crate::source::http::Options { drain_timeout: config.drain_timeout, ..Default::default() },
+                stop_serving.clone(),
+            ),
+        );
+        let desk = control::Desk {
+            node: loaded.node,
+            name: config.name.clone(),
+            address: http.to_string(),
+            started: Clock::wall(),
+            clock,
+            runtime: runtime.name(),
+            catalog,
+            registrar,
+            messages: messages.clone(),
+            logs,
+            core,
+            forwarder: Arc::clone(&forwarder),
+        };
+        let socket = config.data_dir.join(SOCKET);
+        let api_task = admin::start(Arc::new(desk), api_listener, &socket, leave.clone())
+            .map_err(io("open the admin API's socket in the data directory"))?;
+        tracing::info!(
+            node = %loaded.node, name = %config.name, %http, %api, runtime = runtime.name(),
+            data_dir = %config.data_dir.display(), epoch = loaded.epoch, "serving"
+        );
+        Ok(Self {
+            config,
+            http,
+            api,
+            runtime: runtime.name(),
+            stop_serving,
+            leave,
+            http_task,
+            api_task,
+            driver_task,
+            registrar_task,
+            messages,
+            forwarder,
+        })
+    }
+
+    /// Where requests are taken.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where the admin API answers.
+    pub fn api(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// The runtime in use.
+    pub fn runtime(&self) -> &'static str {
+        self.runtime
+    }
+
+    /// Stops: takes no new connection, lets requests finish within the drain timeout, refuses the rest, stops or
+    /// leaves the instances, closes the store.
+    pub async fn stop(self) {
+        tracing::info!(timeout = ?self.config.drain_timeout, "stopping: no new connections, requests may finish");
+        self.stop_serving.cancel();
+        // The listener bounds this by the drain timeout itself.
+        let _ = self.http_task.await;
+        self.forwarder.close_tunnels();
+        let _ = self.messages.send(Message::Input(Input::Drain)).await;
+        if self.config.on_shutdown == OnShutdown::Stop {
+            let (done, stopped) = oneshot::channel();
+            let _ = self.messages.send(Message::StopAll { done }).await;
+            let _ = stopped.await;
+        }
+        self.leave.cancel();
+        let _ = self.api_task.await;
+        let _ = self.messages.send(Message::Leave).await;
+        let _ = self.driver_task.await;
+        // The registrar ends when the last handle to it is gone, and closes the store.
+        let _ = self.registrar_task.await;
+        tracing::info!("stopped");
+    }
+}
+
+async fn listen(address: SocketAddr, what: &'static str, flag: &'static str) -> Result<TcpListener, DaemonError> {
+    TcpListener::bind(address).await.map_err(|source| DaemonError::Listen { what, address, flag, source })
+}
+
+async fn open_runtime(
+    config: &Config,
+    owner: Owner,
+    logs: &Arc<LogBook>,
+    events: mpsc::Sender<RuntimeEvent>,
+) -> Result<Arc<dyn Runtime>, DaemonError> {
+    let host = config.docker_host.as_deref();
+    let docker = match config.runtime {
+        RuntimeChoice::Docker => true,
+        RuntimeChoice::Process => false,
+        RuntimeChoice::Auto => match DockerRuntime::ping(host).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::info!(%error, "runtime auto: Docker does not answer, so components run as processes");
+                false
+            }
+        },
+    };
+    let failed = |name| move |source| DaemonError::Runtime { name, source };
+    Ok(if docker {
+        let connected = DockerRuntime::connect(host, &config.data_dir, owner, Arc::clone(logs), events).await;
+        Arc::new(connected.map_err(failed("docker"))?)
+    } else {
+        Arc::new(ProcessRuntime::open(&config.data_dir, owner, Arc::clone(logs), events).map_err(failed("process"))?)
+    })
+}
+
+fn found_input(found: Found) -> Input {
+    Input::Found {
+        id: found.id.clone(),
+        fact: Fact::Found {
+            id: found.id,
+            fingerprint: found.version,
+            address: found.started.address,
+            handle: found.started.handle,
+            frozen: found.frozen,
+        },
+    }
+}
+
+/// Hands the loop what runs already, and waits until it has taken it in.
+async fn load(messages: &mpsc::Sender<Message>, found: Vec<Found>) {
+    let (done, taken) = oneshot::channel();
+    let inputs = found.into_iter().map(found_input).collect();
+    let _ = messages.send(Message::Load { inputs, done }).await;
+    let _ = taken.await;
+}
+
+/// Turns what the runtime tells into facts.
+async fn follow_runtime(mut events: mpsc::Receiver<RuntimeEvent>, workshop: Arc<Workshop>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            RuntimeEvent::Exited(id, exit) => {
+                let log = workshop.last_lines(&id);
+                workshop.report(&id, Fact::Exited { id: id.clone(), how: exit.to_string(), log }).await;
+            }
+            RuntimeEvent::Lost(reason) => {
+                tracing::warn!(reason, "the runtime does not answer; instances may go on running");
+            }
+            RuntimeEvent::Back => {
+                tracing::info!("the runtime answers again");
+                telemetry::spawn("adopt again", adopt_again(Arc::clone(&workshop)));
+            }
+        }
+    }
+}
+
+/// Asks until the runtime tells what it runs.
+async fn adopt_again(workshop: Arc<Workshop>) {
+    // The runtime reports its loss again if it goes away again; then this is tried anew.
+    for _ in 0..30 {
+        match workshop.runtime.adopt().await {
+            Ok(found) => return load(&workshop.messages, found).await,
+            Err(error) => tracing::warn!(%error, "cannot see yet what the runtime runs"),
+        }
+        tokio::time::sleep(ADOPT_AGAIN).await;
+    }
+}
+
+async fn sweep_logs(logs: Arc<LogBook>, catalog: Arc<Catalog>, leave: CancellationToken) {
+    let mut tick = tokio::time::interval(SWEEP);
+    while leave.run_until_cancelled(tick.tick()).await.is_some() {
+        let known = catalog.read().components.keys().cloned().collect();
+        let logs = Arc::clone(&logs);
+        let swept = tokio::task::spawn_blocking(move || logs.sweep(Clock::wall(), &known)).await;
+        if let Ok(Err(error)) = swept {
+            tracing::warn!(%error, "old logs could not be removed");
+        }
+    }
+}
