@@ -18,3 +18,5 @@ pub mod wire;
 pub mod intake;
 #[cfg(feature = "daemon")]
 pub mod runtime;
+#[cfg(feature = "daemon")]
+pub mod store;
