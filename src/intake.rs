@@ -70,6 +70,20 @@ impl Lease {
         Ok(Self { slots, gate, core: Arc::clone(core) })
     }
 
+    /// Gets a slot of an instance that is not in `avoid`, if one is free at once; else as [`Lease::get`], which may
+    /// answer with an avoided instance. For a new try after an instance refused the event.
+    ///
+    /// # Errors
+    /// As [`Intake::wait`].
+    pub async fn get_elsewhere(core: &Arc<dyn Intake>, ask: Ask, avoid: &[InstanceId]) -> Result<Self, Failure> {
+        let live = ask.gate.live();
+        let other = live.iter().find(|slots| !avoid.contains(&slots.instance) && slots.try_claim()).map(Arc::clone);
+        match other {
+            Some(slots) => Ok(Self { slots, gate: ask.gate, core: Arc::clone(core) }),
+            None => Self::get(core, ask).await,
+        }
+    }
+
     /// The instance that holds the slot.
     pub fn slots(&self) -> &Slots {
         &self.slots

@@ -1,0 +1,286 @@
+//! Bodies on their way through: [`Payload`] to the instance, [`Body`] to the client. Nothing is collected; the slower
+//! side sets the pace. A [`Body`] holds the lease and the connection until its last byte.
+//!
+//! Knows nothing of routes or retries.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::intake::Lease;
+use crate::proxy::headers;
+use crate::proxy::upstream::Link;
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The sender failed or went away before the end.
+    #[error("the body broke off")]
+    Broken(#[source] hyper::Error),
+    /// More bytes came than allowed.
+    #[error("the request body is larger than allowed")]
+    TooLarge,
+}
+
+/// How far a streamed request body has come; shared with the one who waits for the answer.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(AtomicU8);
+
+const RUNNING: u8 = 0;
+const DONE: u8 = 1;
+const TOO_LARGE: u8 = 2;
+const BROKEN: u8 = 3;
+
+impl Progress {
+    pub(crate) fn is_running(&self) -> bool {
+        self.0.load(Ordering::Acquire) == RUNNING
+    }
+
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.0.load(Ordering::Acquire) == TOO_LARGE
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.0.load(Ordering::Acquire) == BROKEN
+    }
+
+    fn set(&self, state: u8) {
+        self.0.store(state, Ordering::Release);
+    }
+}
+
+/// The body of a request on its way to an instance.
+#[derive(Debug, Default)]
+pub struct Payload {
+    source: Source,
+    /// Bytes that may still come.
+    left: Option<u64>,
+    progress: Option<Arc<Progress>>,
+}
+
+#[derive(Debug, Default)]
+enum Source {
+    #[default]
+    Empty,
+    Full(Bytes),
+    Incoming(Incoming),
+}
+
+impl From<Bytes> for Payload {
+    fn from(bytes: Bytes) -> Self {
+        let source = if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) };
+        Self { source, left: None, progress: None }
+    }
+}
+
+impl From<Incoming> for Payload {
+    fn from(body: Incoming) -> Self {
+        if body.is_end_stream() {
+            return Self::default();
+        }
+        Self { source: Source::Incoming(body), left: None, progress: Some(Arc::default()) }
+    }
+}
+
+impl Payload {
+    /// Bytes that it holds in memory already.
+    pub(crate) fn held(&self) -> u64 {
+        match &self.source {
+            Source::Full(bytes) => bytes.len() as u64,
+            Source::Empty | Source::Incoming(_) => 0,
+        }
+    }
+
+    /// Bounds the bytes that may come. False if it is known already that there are more.
+    pub(crate) fn limit(&mut self, most: u64) -> bool {
+        self.left = Some(most);
+        self.size_hint().lower() <= most
+    }
+
+    pub(crate) fn progress(&self) -> Option<Arc<Progress>> {
+        self.progress.clone()
+    }
+
+    fn mark(&self, state: u8) {
+        if let Some(progress) = &self.progress {
+            progress.set(state);
+        }
+    }
+}
+
+impl HttpBody for Payload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let body = match &mut this.source {
+            Source::Empty => return Poll::Ready(None),
+            Source::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                this.source = Source::Empty;
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            Source::Incoming(body) => body,
+        };
+        let mut frame = match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                this.mark(BROKEN);
+                return Poll::Ready(Some(Err(BodyError::Broken(error))));
+            }
+            None => {
+                this.mark(DONE);
+                return Poll::Ready(None);
+            }
+        };
+        let ended = body.is_end_stream();
+        if let (Some(data), Some(left)) = (frame.data_ref(), &mut this.left) {
+            let Some(rest) = left.checked_sub(data.len() as u64) else {
+                this.mark(TOO_LARGE);
+                return Poll::Ready(Some(Err(BodyError::TooLarge)));
+            };
+            *left = rest;
+        }
+        if let Some(trailers) = frame.trailers_mut() {
+            headers::strip_outside(trailers);
+        }
+        if ended || frame.is_trailers() {
+            this.mark(DONE);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Full(_) => false,
+            Source::Incoming(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Incoming(body) => body.size_hint(),
+        }
+    }
+}
+
+/// The body of an answer on its way to the client.
+///
+/// Invariant: as long as more can come it holds the lease of the instance and its connection; at the end the connection
+/// goes back to the pool, and before the end it is closed, so the instance sees that nobody reads any more.
+#[derive(Default)]
+pub struct Body {
+    source: Source,
+    hold: Option<(Link, Lease)>,
+    /// Dropped last, with the body.
+    guard: Option<Box<dyn Send>>,
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").field("source", &self.source).field("hold", &self.hold).finish_non_exhaustive()
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self { source: Payload::from(bytes).source, hold: None, guard: None }
+    }
+}
+
+impl Body {
+    /// No bytes.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// Keeps `guard` until the body is dropped, which is when its last byte was taken or nobody wants it any more.
+    #[must_use]
+    pub fn keep(mut self, guard: Box<dyn Send>) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
+    pub(crate) fn streamed(body: Incoming, link: Link, lease: Lease) -> Self {
+        let mut this = Self { source: Source::Incoming(body), hold: Some((link, lease)), guard: None };
+        if this.is_end_stream() {
+            this.finish();
+        }
+        this
+    }
+
+    /// The last byte came: the connection is free for the next request, and so is the slot.
+    fn finish(&mut self) {
+        if let Some((link, lease)) = self.hold.take() {
+            link.end();
+            drop(lease);
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let body = match &mut this.source {
+            Source::Empty => return Poll::Ready(None),
+            Source::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                this.source = Source::Empty;
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            Source::Incoming(body) => body,
+        };
+        let polled = match &mut this.hold {
+            Some((link, _)) => link.poll_body(body, cx),
+            None => Pin::new(&mut *body).poll_frame(cx),
+        };
+        match std::task::ready!(polled) {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::strip_inside(trailers);
+                }
+                if frame.is_trailers() || body.is_end_stream() {
+                    this.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                this.hold = None;
+                Poll::Ready(Some(Err(BodyError::Broken(error))))
+            }
+            None => {
+                this.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Full(_) => false,
+            Source::Incoming(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Incoming(body) => body.size_hint(),
+        }
+    }
+}
