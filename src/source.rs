@@ -1,1 +1,9 @@
-//! x
+//! Where events come from. HTTP is here: the listener, and the one place where a failure becomes a status code.
+//!
+//! Knows the router's table and hands requests to the proxy; knows nothing of instances.
+
+pub mod http;
+pub mod respond;
+mod stream;
+
+pub use http::{HttpSource, Options};

@@ -5,13 +5,14 @@
 //! connections nor of how the daemon works.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::id::{ComponentName, InstanceId, SourceName};
-use crate::runtime::BoxFuture;
 use crate::time::Wall;
 
 mod error;
@@ -22,6 +23,9 @@ pub use view::{
     API_VERSION, Change, ComponentView, ConflictView, InstanceCounts, InstanceView, List, LogLine, NodeMemory,
     NodeView, Problem, PutAnswer, Removed, SourceView, Timing, VersionView,
 };
+
+/// A future that can be a method of a trait object.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The largest request body in bytes. A definition may have 256 KiB as JSON; 1 MiB leaves room for white space and
 /// escapes.

@@ -1,1 +1,407 @@
-//! To be filled: part of the admin surface.
+//! Asks the admin API of a node, over its unix socket or over TCP, with a deadline on everything.
+//!
+//! One connection per question: a command line asks once or twice. Knows nothing of output or exit codes.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ETAG, HeaderValue};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::admin::api::{
+    ApiError, Code, ComponentView, Expect, InstanceView, Invoke, List, LogQuery, NodeView, PutAnswer, Removed,
+    SourceView, Timing, VersionView,
+};
+use crate::admin::server::events::{self, STATUS, TIMING};
+
+mod connect;
+mod stream;
+mod target;
+
+pub use crate::runtime::logs::sanitized;
+pub use stream::{BodyStream, LogStream};
+pub use target::{Target, TargetError};
+
+/// To connect. A node on this machine answers in microseconds, one across the world in a third of a second; three
+/// lost SYN packets are repeated within 7 s, and nobody waits that long for a command to say so.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// For a whole answer: that of the server and time for the way.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
+
+/// The largest answer in bytes that is taken: 100,000 components of half a kibibyte.
+const ANSWER_MAX: usize = 64 * 1024 * 1024;
+
+/// What is added to the timeout of an `invoke`: time for the way, so that the node's own refusal arrives.
+const INVOKE_GRACE: Duration = Duration::from_secs(2);
+
+/// How long an `invoke` without a timeout is waited for: the longest that the server allows.
+const INVOKE_LONGEST: Duration = Duration::from_secs(3605);
+
+/// A question had no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there. State: nothing was asked.
+    #[error("node {target} cannot be reached")]
+    Unreachable {
+        /// Where.
+        target: Target,
+        /// Why.
+        source: io::Error,
+    },
+    /// The node was asked and did not answer. State: a change may have been made.
+    #[error("node {target} did not answer within {limit:?}")]
+    Timeout {
+        /// Where.
+        target: Target,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The connection broke, or the answer is none of the admin API. State: a change may have been made.
+    #[error("node {target} gave no answer of the admin API: {what}")]
+    Protocol {
+        /// Where.
+        target: Target,
+        /// What came instead.
+        what: String,
+    },
+    /// The node refused.
+    #[error(transparent)]
+    Refused(#[from] ApiError),
+}
+
+/// Asks one node.
+#[derive(Clone)]
+pub struct Client {
+    target: Target,
+    token: Option<HeaderValue>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the token.
+        f.debug_struct("Client").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+/// A component's answer to an event.
+#[derive(Debug)]
+pub struct Answered {
+    /// Status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: http::HeaderMap,
+    /// Where the time went, up to the head of the answer.
+    pub timing: Timing,
+    /// What follows.
+    pub body: BodyStream,
+}
+
+/// The kind of a definition: its part of the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A component.
+    Component,
+    /// An event source.
+    Source,
+}
+
+impl Kind {
+    fn path(self, name: &str) -> String {
+        match self {
+            Self::Component => format!("/v1/components/{}", escape(name)),
+            Self::Source => format!("/v1/sources/{}", escape(name)),
+        }
+    }
+}
+
+impl Client {
+    /// A client of the node at `target`. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// The token cannot be sent in a header.
+    pub fn new(target: Target, token: Option<&str>) -> Result<Self, ApiError> {
+        let token = token.map(|token| {
+            let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+                .map_err(|_| ApiError::invalid("the token has characters that no token has"))?;
+            value.set_sensitive(true);
+            Ok::<_, ApiError>(value)
+        });
+        Ok(Self { target, token: token.transpose()? })
+    }
+
+    /// Which node is asked.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Creates or replaces a definition; with `dry_run` only checks it.
+    ///
+    /// # Errors
+    /// See [`ClientError`], as for every question.
+    pub async fn put(
+        &self,
+        kind: Kind,
+        name: &str,
+        doc: &Value,
+        expect: &Expect,
+        dry_run: bool,
+    ) -> Result<PutAnswer, ClientError> {
+        let query = if dry_run { "?dry_run=true" } else { "" };
+        let request = self.request(Method::PUT, &format!("{}{query}", kind.path(name)), doc.to_string().into());
+        self.ask(expecting(request, expect)?).await
+    }
+
+    /// Removes a definition; a component takes its event sources with it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn delete(&self, kind: Kind, name: &str, expect: &Expect) -> Result<Removed, ClientError> {
+        let request = self.request(Method::DELETE, &kind.path(name), Bytes::new());
+        self.ask(expecting(request, expect)?).await
+    }
+
+    /// One component.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn component(&self, name: &str) -> Result<ComponentView, ClientError> {
+        self.get(&Kind::Component.path(name)).await
+    }
+
+    /// All components.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn components(&self) -> Result<List<ComponentView>, ClientError> {
+        self.get("/v1/components").await
+    }
+
+    /// One event source.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn source(&self, name: &str) -> Result<SourceView, ClientError> {
+        self.get(&Kind::Source.path(name)).await
+    }
+
+    /// All event sources.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn sources(&self) -> Result<List<SourceView>, ClientError> {
+        self.get("/v1/sources").await
+    }
+
+    /// Switches an event source on or off.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn set_source_enabled(&self, name: &str, enabled: bool) -> Result<PutAnswer, ClientError> {
+        let action = if enabled { "enable" } else { "disable" };
+        let path = format!("{}/{action}", Kind::Source.path(name));
+        self.ask(self.request(Method::POST, &path, Bytes::new())).await
+    }
+
+    /// All nodes.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn nodes(&self) -> Result<List<NodeView>, ClientError> {
+        self.get("/v1/nodes").await
+    }
+
+    /// Instances, of one component or all.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn instances(&self, component: Option<&str>) -> Result<List<InstanceView>, ClientError> {
+        let query = component.map(|name| format!("?component={}", escape(name))).unwrap_or_default();
+        self.get(&format!("/v1/instances{query}")).await
+    }
+
+    /// What the node runs.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn version(&self) -> Result<VersionView, ClientError> {
+        self.get("/v1/version").await
+    }
+
+    /// Lines of a component's log.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn logs(&self, component: &str, query: &LogQuery) -> Result<LogStream, ClientError> {
+        let mut path = format!("/v1/logs/{}?tail={}", escape(component), query.tail);
+        if query.follow {
+            path.push_str("&follow=true");
+        }
+        if let Some(instance) = &query.instance {
+            path.push_str(&format!("&instance={}", escape(instance.as_str())));
+        }
+        if let Some(stream) = &query.stream {
+            path.push_str(&format!("&stream={}", escape(stream)));
+        }
+        let response = self.send(self.request(Method::GET, &path, Bytes::new()), ANSWER_TIMEOUT).await?;
+        Ok(LogStream::new(BodyStream::new(self.target.clone(), response.into_body())))
+    }
+
+    /// Sends an event to a component.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn invoke(&self, component: &str, event: &Invoke) -> Result<Answered, ClientError> {
+        let mut path = format!("/v1/invoke/{}?method={}&path={}", escape(component), event.method, escape(&event.path));
+        if let Some(timeout) = event.timeout {
+            path.push_str(&format!("&timeout_ms={}", timeout.as_millis()));
+        }
+        let mut request = self.request(Method::POST, &path, event.body.clone());
+        events::pack(&event.headers, request.headers_mut());
+        let limit = event.timeout.map_or(INVOKE_LONGEST, |timeout| timeout + INVOKE_GRACE);
+        let response = self.send(request, limit).await?;
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let status = header(STATUS).and_then(|status| status.parse().ok());
+        let timing = header(TIMING).and_then(|timing| serde_json::from_str(timing).ok()).unwrap_or_default();
+        let Some(status) = status else {
+            return Err(self.protocol("an answer to invoke without maelstrom-status"));
+        };
+        let headers = events::unpack(response.headers())?;
+        Ok(Answered { status, headers, timing, body: BodyStream::new(self.target.clone(), response.into_body()) })
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.ask(self.request(Method::GET, path, Bytes::new())).await
+    }
+
+    fn request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        // Every part of the path is a constant or escaped.
+        *request.uri_mut() = path.parse().unwrap_or_default();
+        let host = HeaderValue::from_str(&self.target.authority());
+        request.headers_mut().insert(http::header::HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(http::header::AUTHORIZATION, token.clone());
+        }
+        request
+    }
+
+    /// Sends, and reads the answer whole.
+    async fn ask<T: DeserializeOwned>(&self, request: Request<Full<Bytes>>) -> Result<T, ClientError> {
+        let answer = async {
+            let response = self.send(request, ANSWER_TIMEOUT).await?;
+            let tag = response.headers().contains_key(ETAG);
+            let body = self.whole(response.into_body()).await?;
+            serde_json::from_slice(&body).map_err(|error| {
+                let kind = if tag { "a versioned answer" } else { "an answer" };
+                self.protocol(&format!("{kind} that this version does not understand: {error}"))
+            })
+        };
+        self.within(ANSWER_TIMEOUT, answer).await
+    }
+
+    /// Sends, and waits for the head of the answer; a refusal becomes an error.
+    async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+        limit: Duration,
+    ) -> Result<http::Response<Incoming>, ClientError> {
+        let mut sender = connect::connect(&self.target).await?;
+        let answer = async { sender.send_request(request).await.map_err(|error| self.protocol(&chain(&error))) };
+        let response = self.within(limit, answer).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = self.within(ANSWER_TIMEOUT, self.whole(response.into_body())).await?;
+        match serde_json::from_slice::<ApiError>(&body) {
+            Ok(error) => Err(error.into()),
+            Err(_) if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN => {
+                Err(ApiError::new(Code::Unauthorized, format!("node {} refused: {status}", self.target)).into())
+            }
+            Err(_) => Err(self.protocol(&format!("{status} in a shape that is not ours"))),
+        }
+    }
+
+    async fn whole(&self, body: Incoming) -> Result<Bytes, ClientError> {
+        let whole = Limited::new(body, ANSWER_MAX).collect().await;
+        whole.map(http_body_util::Collected::to_bytes).map_err(|error| self.protocol(&chain(&*error)))
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let late = || ClientError::Timeout { target: self.target.clone(), limit };
+        tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    fn protocol(&self, what: &str) -> ClientError {
+        ClientError::Protocol { target: self.target.clone(), what: what.to_owned() }
+    }
+}
+
+/// Says on a request what it is based on.
+fn expecting(mut request: Request<Full<Bytes>>, expect: &Expect) -> Result<Request<Full<Bytes>>, ClientError> {
+    match expect {
+        Expect::Any => {}
+        Expect::Absent => {
+            request.headers_mut().insert(http::header::IF_NONE_MATCH, HeaderValue::from_static("*"));
+        }
+        Expect::Version(version) => {
+            let tag = HeaderValue::from_str(&format!("\"{version}\""))
+                .map_err(|_| ApiError::invalid(format!("{version:?} is not a version")))?;
+            request.headers_mut().insert(http::header::IF_MATCH, tag);
+        }
+    }
+    Ok(request)
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Escapes everything that could mean something in a URL.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_leave_its_place_in_the_path() {
+        assert_eq!(Kind::Component.path("a/../b?c#d"), "/v1/components/a%2F..%2Fb%3Fc%23d");
+    }
+
+    #[test]
+    fn the_token_is_not_shown() {
+        let client = Client::new("http://localhost:1".parse().expect("a target"), Some("hush")).expect("a client");
+        assert!(!format!("{client:?}").contains("hush"));
+    }
+}

@@ -11,7 +11,6 @@ use std::time::Duration;
 use http::header::HeaderValue;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version, request};
-use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use crate::failure::{Failure, Phase};
 use crate::id::InstanceId;
 use crate::intake::{Ask, Intake, Lease};
-use crate::model::Component;
 use crate::proxy::body::{Body, Payload, Progress};
 use crate::proxy::headers::{self, Marks, Origin};
 use crate::proxy::pool::Pool;
@@ -87,7 +85,6 @@ pub struct Forwarder {
 /// What is the same on every try.
 struct Exchange<'a> {
     core: &'a Arc<dyn Intake>,
-    component: &'a Arc<Component>,
     grpc: bool,
     /// The client's end of an upgrade.
     upgrade: Option<hyper::upgrade::OnUpgrade>,
@@ -183,7 +180,6 @@ impl Forwarder {
         let protocol = headers::upgrade(&parts);
         let mut exchange = Exchange {
             core,
-            component,
             grpc: headers::is_grpc(&parts.headers) && parts.version == Version::HTTP_2,
             upgrade: protocol.is_some().then_some(on_upgrade),
             progress: payload.progress(),
@@ -278,11 +274,19 @@ impl Forwarder {
             let started = exchange.core.now();
             let mut upstream = match waiting.take() {
                 Some(upstream) => upstream,
-                None => match within(timer.as_mut(), Upstream::open(slots.address, self.options.connect_timeout)).await {
-                    Some(Ok(upstream)) => upstream,
-                    Some(Err(error)) => return Err(refused(exchange.core, lease, request, &error)),
-                    None => return Err(Trouble::Deadline),
-                },
+                None => {
+                    let limit = self.options.connect_timeout;
+                    let opened = if exchange.upgrade.is_some() {
+                        within(timer.as_mut(), Upstream::open_to_upgrade(slots.address, limit)).await
+                    } else {
+                        within(timer.as_mut(), Upstream::open(slots.address, limit)).await
+                    };
+                    match opened {
+                        Some(Ok(upstream)) => upstream,
+                        Some(Err(error)) => return Err(refused(exchange.core, lease, request, &error)),
+                        None => return Err(Trouble::Deadline),
+                    }
+                }
             };
             let connected = exchange.core.now();
             let answer = within(timer.as_mut(), upstream.exchange(request)).await;
@@ -291,12 +295,7 @@ impl Forwarder {
                     exchange.connect = connected.since(started);
                     exchange.first_byte = exchange.core.now().since(connected);
                     let early = exchange.progress.as_deref().is_some_and(Progress::is_running);
-                    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                    let link = match (switched, early) {
-                        (true, _) => Link::detach_for_upgrade(upstream),
-                        (false, true) => Link::detach(upstream),
-                        (false, false) => Link::Own(upstream, home),
-                    };
+                    let link = upstream.into_link(home, early);
                     return Ok((response, link));
                 }
                 Some(Err(error)) => error,

@@ -52,13 +52,14 @@ type Driver = http1::Connection<TokioIo<TcpStream>, Payload>;
 /// A connection that carries one exchange at a time.
 pub(crate) struct Upstream {
     sender: http1::SendRequest<Payload>,
-    /// `None` once it is closed.
+    /// `None` once it is closed, or if it has a task.
     driver: Option<Driver>,
+    task: Option<Task>,
 }
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream").field("open", &self.driver.is_some()).finish_non_exhaustive()
+        f.debug_struct("Upstream").field("open", &self.driver.is_some()).field("task", &self.task).finish_non_exhaustive()
     }
 }
 
@@ -68,7 +69,19 @@ impl Upstream {
         let (sender, driver) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| ConnectError::Handshake(address, error))?;
-        Ok(Box::new(Self { sender, driver: Some(driver) }))
+        Ok(Box::new(Self { sender, driver: Some(driver), task: None }))
+    }
+
+    /// Opens a connection that may change its protocol: a task drives it and hands it over.
+    pub(crate) async fn open_to_upgrade(address: SocketAddr, limit: Duration) -> Result<Box<Self>, ConnectError> {
+        let mut this = Self::open(address, limit).await?;
+        if let Some(driver) = this.driver.take() {
+            this.task = Some(Task::spawn(async move {
+                // Its error reaches whoever waits for the answer or the body.
+                driver.with_upgrades().await.ok();
+            }));
+        }
+        Ok(this)
     }
 
     /// Sends a request and waits for the head of its answer. The error has the request if no byte of it was written.
@@ -76,15 +89,35 @@ impl Upstream {
         &mut self,
         request: Request<Payload>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Payload>>> {
+        let answer = self.sender.try_send_request(request);
+        if self.driver.is_none() {
+            return answer.await;
+        }
         // Only the driver fills the answer, and it is polled right before: the answer needs no waker of its own, and
         // no share of the task's budget, which could make it wait for one.
-        let mut answer = pin!(tokio::task::unconstrained(self.sender.try_send_request(request)));
+        let mut answer = pin!(tokio::task::unconstrained(answer));
         let driver = &mut self.driver;
         poll_fn(|cx| {
             drive(driver, cx);
             answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         })
         .await
+    }
+
+    /// What keeps the answer coming. `early`: it began before the request was wholly sent.
+    pub(crate) fn into_link(mut self: Box<Self>, home: Arc<Home>, early: bool) -> Link {
+        if let Some(task) = self.task.take() {
+            return Link::Task(task);
+        }
+        match self.driver.take() {
+            Some(driver) if early => Link::Task(Task::spawn(async move {
+                driver.await.ok();
+            })),
+            driver => {
+                self.driver = driver;
+                Link::Own(self, home)
+            }
+        }
     }
 
     /// Whether it can carry another exchange. Also leaves all its wakers pointing at nobody, so that a later use by
@@ -109,37 +142,14 @@ fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
 pub(crate) enum Link {
     /// The connection is driven by the reader of the answer, and goes home at its end.
     Own(Box<Upstream>, Arc<Home>),
-    /// The connection has a task: the answer began before the request was wholly sent, so both must go on even when
-    /// the reader of the answer stands still.
-    Task(Task),
+    /// The connection has a task: it may change its protocol, or the answer began before the request was wholly sent,
+    /// and both must go on even when the reader of the answer stands still.
+    Task(#[expect(dead_code, reason = "held for its drop, which ends the connection")] Task),
     /// One of many streams of a shared connection.
     Stream,
 }
 
 impl Link {
-    /// Gives the connection a task of its own.
-    pub(crate) fn detach(upstream: Box<Upstream>) -> Self {
-        let Upstream { sender, driver } = *upstream;
-        Self::Task(Task::spawn(async move {
-            if let Some(driver) = driver {
-                // Its error reaches the body.
-                driver.await.ok();
-            }
-            drop(sender);
-        }))
-    }
-
-    /// As [`Link::detach`], for a connection that changes its protocol: the task hands it over and ends.
-    pub(crate) fn detach_for_upgrade(upstream: Box<Upstream>) -> Self {
-        let Upstream { sender, driver } = *upstream;
-        Self::Task(Task::spawn(async move {
-            if let Some(driver) = driver {
-                driver.with_upgrades().await.ok();
-            }
-            drop(sender);
-        }))
-    }
-
     pub(crate) fn poll_body(
         &mut self,
         body: &mut Incoming,

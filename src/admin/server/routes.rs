@@ -1,0 +1,314 @@
+//! Every path of the admin API in one table, and what each does.
+//!
+//! Checks names, parameters and bounds; leaves documents to [`Control`].
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use http::header::{IF_MATCH, IF_NONE_MATCH};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::api::{ApiError, BODY_MAX, Change, Code, Control, Expect, LogQuery, PutAnswer, TAIL_MAX};
+use crate::admin::server::body::{self, Body};
+use crate::admin::server::query::{self, Query};
+use crate::admin::server::{REQUEST_TIMEOUT, events, guard};
+use crate::id::NameError;
+
+/// The description of everything here, for people and generators.
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// Lines of a log if the request does not say: what fits on a large terminal.
+const TAIL: u64 = 100;
+
+/// What stands at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Components,
+    Component,
+    Sources,
+    Source,
+    Enable,
+    Disable,
+    Nodes,
+    Instances,
+    Logs,
+    Invoke,
+    Version,
+    OpenApi,
+}
+
+/// Paths, where `{name}` is one segment, with their methods.
+#[rustfmt::skip]
+const TABLE: &[(&str, Place, &[Method])] = &[
+    ("/v1/components", Place::Components, &[Method::GET]),
+    ("/v1/components/{name}", Place::Component, &[Method::GET, Method::PUT, Method::DELETE]),
+    ("/v1/sources", Place::Sources, &[Method::GET]),
+    ("/v1/sources/{name}", Place::Source, &[Method::GET, Method::PUT, Method::DELETE]),
+    ("/v1/sources/{name}/enable", Place::Enable, &[Method::POST]),
+    ("/v1/sources/{name}/disable", Place::Disable, &[Method::POST]),
+    ("/v1/nodes", Place::Nodes, &[Method::GET]),
+    ("/v1/instances", Place::Instances, &[Method::GET]),
+    ("/v1/logs/{name}", Place::Logs, &[Method::GET]),
+    ("/v1/invoke/{name}", Place::Invoke, &[Method::POST]),
+    ("/v1/version", Place::Version, &[Method::GET]),
+    ("/v1/openapi.json", Place::OpenApi, &[Method::GET]),
+];
+
+/// Every method and path that is served.
+pub fn routes() -> impl Iterator<Item = (Method, &'static str)> {
+    TABLE.iter().flat_map(|(path, _, methods)| methods.iter().map(|method| (method.clone(), *path)))
+}
+
+/// Answers a request; a refusal is an answer.
+pub(super) async fn answer(
+    request: Request<Incoming>,
+    control: &Arc<dyn Control>,
+    stop: CancellationToken,
+) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let Some((place, methods, name)) = find(head.uri.path()) else {
+        return guard::check(&head).map_or_else(|error| body::refusal(&error), |()| unknown(head.uri.path()));
+    };
+    if let Err(error) = guard::check(&head) {
+        return body::refusal(&error);
+    }
+    if !methods.contains(&head.method) {
+        let allowed = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+        let message = format!("{} does not take {}; allowed is {allowed}", head.uri.path(), head.method);
+        return body::wrong_method(&ApiError::new(Code::MethodNotAllowed, message), &allowed);
+    }
+    let asked = Asked { head: &head, name, control };
+    let answered = if place == Place::Invoke {
+        asked.invoke(body).await
+    } else {
+        tokio::time::timeout(REQUEST_TIMEOUT, asked.answer(place, body, stop)).await.unwrap_or_else(|_| {
+            Err(ApiError::new(Code::Timeout, format!("the request was not answered within {REQUEST_TIMEOUT:?}")))
+        })
+    };
+    match answered {
+        Ok(response) => response,
+        Err(error) => {
+            if error.code == Code::Internal {
+                tracing::error!(method = %head.method, path = head.uri.path(), %error, "an admin request failed");
+            }
+            body::refusal(&error)
+        }
+    }
+}
+
+/// The place of a path and the name in it, still escaped.
+fn find(path: &str) -> Option<(Place, &'static [Method], &str)> {
+    TABLE.iter().find_map(|(pattern, place, methods)| {
+        let mut name = "";
+        let mut segments = path.split('/');
+        for wanted in pattern.split('/') {
+            let segment = segments.next()?;
+            if wanted == "{name}" {
+                name = segment;
+            } else if wanted != segment {
+                return None;
+            }
+        }
+        segments.next().is_none().then_some((*place, *methods, name))
+    })
+}
+
+fn unknown(path: &str) -> Response<Body> {
+    let known = TABLE.iter().map(|(path, _, _)| *path);
+    let near = crate::model::suggest::nearest(path, known);
+    let mut error = ApiError::new(Code::NotFound, format!("there is no {path:?} in the admin API"));
+    error.suggestion = near.map(str::to_owned);
+    error.hint = Some(match near {
+        Some(near) => format!("did you mean {near}?"),
+        None => "/v1/openapi.json lists every path".to_owned(),
+    });
+    body::refusal(&error)
+}
+
+/// A request whose path and method are known.
+struct Asked<'a> {
+    head: &'a Parts,
+    name: &'a str,
+    control: &'a Arc<dyn Control>,
+}
+
+impl Asked<'_> {
+    async fn answer(&self, place: Place, body: Incoming, stop: CancellationToken) -> Result<Response<Body>, ApiError> {
+        let ok = StatusCode::OK;
+        let control = self.control;
+        match place {
+            Place::Components => {
+                self.query(&[])?;
+                Ok(body::json(ok, &control.list_components().await?))
+            }
+            Place::Component => self.component(body).await,
+            Place::Sources => {
+                self.query(&[])?;
+                Ok(body::json(ok, &control.list_sources().await?))
+            }
+            Place::Source => self.source(body).await,
+            Place::Enable | Place::Disable => {
+                self.query(&[])?;
+                Ok(put(&control.set_source_enabled(self.name()?, place == Place::Enable).await?))
+            }
+            Place::Nodes => {
+                self.query(&[])?;
+                Ok(body::json(ok, &control.list_nodes().await?))
+            }
+            Place::Instances => {
+                let component = self.query(&["component"])?.parsed("component")?;
+                Ok(body::json(ok, &control.list_instances(component).await?))
+            }
+            Place::Logs => {
+                let lines = control.logs(self.name()?, self.log_query()?).await?;
+                Ok(body::lines(lines, stop))
+            }
+            Place::Invoke => self.invoke(body).await,
+            Place::Version => {
+                self.query(&[])?;
+                Ok(body::json(ok, &control.version().await?))
+            }
+            Place::OpenApi => Ok(body::typed(ok, "application/json", OPENAPI.into())),
+        }
+    }
+
+    async fn component(&self, body: Incoming) -> Result<Response<Body>, ApiError> {
+        let name = self.name()?;
+        if self.head.method == Method::PUT {
+            let dry_run = self.query(&["dry_run"])?.flag("dry_run")?;
+            let expect = self.expect()?;
+            let doc = body::read_json(body, BODY_MAX).await?;
+            let answer = match dry_run {
+                true => self.control.check_component(name, doc, expect).await?,
+                false => self.control.put_component(name, doc, expect).await?,
+            };
+            return Ok(put(&answer));
+        }
+        self.query(&[])?;
+        if self.head.method == Method::DELETE {
+            return Ok(body::json(StatusCode::OK, &self.control.delete_component(name, self.expect()?).await?));
+        }
+        let view = self.control.get_component(name).await?;
+        Ok(body::versioned(StatusCode::OK, &view.version, &view))
+    }
+
+    async fn source(&self, body: Incoming) -> Result<Response<Body>, ApiError> {
+        let name = self.name()?;
+        if self.head.method == Method::PUT {
+            let dry_run = self.query(&["dry_run"])?.flag("dry_run")?;
+            let expect = self.expect()?;
+            let doc = body::read_json(body, BODY_MAX).await?;
+            let answer = match dry_run {
+                true => self.control.check_source(name, doc, expect).await?,
+                false => self.control.put_source(name, doc, expect).await?,
+            };
+            return Ok(put(&answer));
+        }
+        self.query(&[])?;
+        if self.head.method == Method::DELETE {
+            return Ok(body::json(StatusCode::OK, &self.control.delete_source(name, self.expect()?).await?));
+        }
+        let view = self.control.get_source(name).await?;
+        Ok(body::versioned(StatusCode::OK, &view.version, &view))
+    }
+
+    async fn invoke(&self, body: Incoming) -> Result<Response<Body>, ApiError> {
+        let query = self.query(events::QUERY)?;
+        events::invoke(self.control, self.name()?, &query, &self.head.headers, body).await
+    }
+
+    fn log_query(&self) -> Result<LogQuery, ApiError> {
+        let query = self.query(&["tail", "follow", "instance", "stream"])?;
+        let stream = query.text("stream").map(str::to_owned);
+        if let Some(stream) = stream.as_deref().filter(|stream| !["stdout", "stderr", "system"].contains(stream)) {
+            let message = format!("query parameter stream is {stream:?}; allowed is stdout, stderr or system");
+            return Err(ApiError::invalid(message));
+        }
+        let tail = query.number("tail", TAIL_MAX.into())?.unwrap_or(TAIL);
+        Ok(LogQuery {
+            tail: u32::try_from(tail).unwrap_or(TAIL_MAX),
+            follow: query.flag("follow")?,
+            instance: query.parsed("instance")?,
+            stream,
+        })
+    }
+
+    fn query(&self, known: &[&str]) -> Result<Query, ApiError> {
+        Query::parse(self.head.uri.query(), known)
+    }
+
+    /// The name in the path.
+    fn name<N: FromStr<Err = NameError>>(&self) -> Result<N, ApiError> {
+        let name = query::decode(self.name)?;
+        name.parse().map_err(|error| ApiError::invalid(format!("name {name:?} {error}")))
+    }
+
+    /// What the change is based on.
+    fn expect(&self) -> Result<Expect, ApiError> {
+        let header = |name| self.head.headers.get(name).map(|value| value.to_str().unwrap_or_default());
+        match (header(IF_MATCH), header(IF_NONE_MATCH)) {
+            (None, None) => Ok(Expect::Any),
+            (None, Some("*")) => Ok(Expect::Absent),
+            (None, Some(other)) => Err(ApiError::invalid(format!("If-None-Match is {other:?}; allowed is *"))),
+            (Some(_), Some(_)) => Err(ApiError::invalid("both If-Match and If-None-Match are given")),
+            (Some(tag), None) => {
+                let version = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+                let version = version.filter(|version| !version.is_empty() && !version.contains('"'));
+                let wrong = || ApiError::invalid(format!("If-Match is {tag:?}; allowed is one \"VERSION\" in quotes"));
+                version.map(|version| Expect::Version(version.to_owned())).ok_or_else(wrong)
+            }
+        }
+    }
+}
+
+/// The answer to a put.
+fn put(answer: &PutAnswer) -> Response<Body> {
+    let status = if answer.changed == Change::Created { StatusCode::CREATED } else { StatusCode::OK };
+    body::versioned(status, &answer.version, answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_openapi_document_lists_exactly_the_routes_that_are_served() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).expect("JSON");
+        let mut described = BTreeSet::new();
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            for method in item.as_object().expect("methods").keys().filter(|key| *key != "parameters") {
+                described.insert((method.to_uppercase(), path.clone()));
+            }
+        }
+        let served: BTreeSet<_> = routes().map(|(method, path)| (method.to_string(), path.to_owned())).collect();
+        assert_eq!(described, served);
+    }
+
+    #[test]
+    fn every_reference_in_the_openapi_document_leads_somewhere() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).expect("JSON");
+        let mut open = vec![&document];
+        while let Some(value) = open.pop() {
+            if let Some(reference) = value.get("$ref").and_then(serde_json::Value::as_str) {
+                let pointer = reference.strip_prefix('#').expect("a local reference");
+                assert!(document.pointer(pointer).is_some(), "{reference}");
+            }
+            open.extend(value.as_object().into_iter().flat_map(|object| object.values()));
+            open.extend(value.as_array().into_iter().flatten());
+        }
+    }
+
+    #[test]
+    fn a_path_matches_by_whole_segments() {
+        assert_eq!(find("/v1/components/a").map(|found| (found.0, found.2)), Some((Place::Component, "a")));
+        assert_eq!(find("/v1/sources/a/enable").map(|found| found.0), Some(Place::Enable));
+        for none in ["/", "/v1", "/v1/component", "/v1/components/a/b", "/v1/sources/a/enable/b"] {
+            assert!(find(none).is_none(), "{none}");
+        }
+    }
+}
