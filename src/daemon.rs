@@ -32,7 +32,7 @@ use crate::runtime::logs::LogBook;
 use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{Found, Owner, Runtime, RuntimeError, RuntimeEvent};
 use crate::slots::Gates;
-use crate::source::http::HttpSource;
+use crate::source::HttpSource;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 
@@ -70,6 +70,9 @@ pub enum DaemonError {
         /// Why.
         source: std::io::Error,
     },
+    /// The admin API cannot be offered.
+    #[error("{0}{because}; choose another address with --api", because = cause(.0))]
+    Admin(#[from] admin::BindError),
     /// The data directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -100,12 +103,11 @@ pub struct Daemon {
     runtime: &'static str,
     stop_serving: CancellationToken,
     leave: CancellationToken,
-    http_task: JoinHandle<()>,
+    http_source: HttpSource,
     api_task: JoinHandle<()>,
     driver_task: JoinHandle<()>,
     registrar_task: JoinHandle<()>,
     messages: mpsc::Sender<Message>,
-    forwarder: Arc<Forwarder>,
 }
 
 impl Daemon {
@@ -116,9 +118,7 @@ impl Daemon {
     pub async fn build(config: Config) -> Result<Self, DaemonError> {
         // Ports first: the most common mistake is found before anything is touched.
         let http_listener = listen(config.http, "requests", "--http").await?;
-        let api_listener = listen(config.api, "the admin API", "--api").await?;
         let http = http_listener.local_addr().unwrap_or(config.http);
-        let api = api_listener.local_addr().unwrap_or(config.api);
 
         let io = |doing: &str| {
             let doing = doing.to_owned();
@@ -132,6 +132,10 @@ impl Daemon {
             doing: "open the store".to_owned(),
             source: std::io::Error::other(error),
         })??;
+        // After the store, whose lock says that no other daemon uses this directory and its socket.
+        let settings = admin::Settings { tcp: Some(config.api), socket: Some(config.data_dir.join(SOCKET)) };
+        let api_server = admin::Server::bind(&settings).await?;
+        let api = api_server.address().unwrap_or(config.api);
         for row in &loaded.quarantined {
             tracing::warn!(key = row.key, why = row.why, "a stored row is damaged and was put aside");
         }
@@ -172,18 +176,14 @@ impl Daemon {
         let (registrar, registrar_task) =
             Registrar::start(registry, store, Arc::clone(&catalog), messages.clone());
         let (stop_serving, leave) = (CancellationToken::new(), CancellationToken::new());
-        telemetry::spawn("idle connections", Arc::clone(&forwarder).tend(leave.clone()));
         telemetry::spawn("log clean-up", sweep_logs(Arc::clone(&logs), Arc::clone(&catalog), leave.clone()));
-        let http_task = telemetry::spawn(
-            "http",
-            HttpSource::serve(
-                http_listener,
-                Arc::clone(&catalog.table),
-                Arc::clone(&core),
-                Arc::clone(&forwarder),
-                crate::source::http::Options { drain_timeout: config.drain_timeout, ..Default::default() },
-                stop_serving.clone(),
-            ),
+        let http_source = HttpSource::serve(
+            http_listener,
+            Arc::clone(&catalog.table),
+            Arc::clone(&core),
+            Arc::clone(&forwarder),
+            crate::source::Options { drain: config.drain_timeout, ..Default::default() },
+            stop_serving.clone(),
         );
         let desk = control::Desk {
             node: loaded.node,
@@ -197,11 +197,9 @@ impl Daemon {
             messages: messages.clone(),
             logs,
             core,
-            forwarder: Arc::clone(&forwarder),
+            forwarder,
         };
-        let socket = config.data_dir.join(SOCKET);
-        let api_task = admin::start(Arc::new(desk), api_listener, &socket, leave.clone())
-            .map_err(io("open the admin API's socket in the data directory"))?;
+        let api_task = telemetry::spawn("admin API", api_server.run(Arc::new(desk), leave.clone()));
         tracing::info!(
             node = %loaded.node, name = %config.name, %http, %api, runtime = runtime.name(),
             data_dir = %config.data_dir.display(), epoch = loaded.epoch, "serving"
@@ -213,12 +211,11 @@ impl Daemon {
             runtime: runtime.name(),
             stop_serving,
             leave,
-            http_task,
+            http_source,
             api_task,
             driver_task,
             registrar_task,
             messages,
-            forwarder,
         })
     }
 
@@ -243,8 +240,7 @@ impl Daemon {
         tracing::info!(timeout = ?self.config.drain_timeout, "stopping: no new connections, requests may finish");
         self.stop_serving.cancel();
         // The listener bounds this by the drain timeout itself.
-        let _ = self.http_task.await;
-        self.forwarder.close_tunnels();
+        self.http_source.drained().await;
         let _ = self.messages.send(Message::Input(Input::Drain)).await;
         if self.config.on_shutdown == OnShutdown::Stop {
             let (done, stopped) = oneshot::channel();
@@ -259,6 +255,11 @@ impl Daemon {
         let _ = self.registrar_task.await;
         tracing::info!("stopped");
     }
+}
+
+/// What is below an error, for a message of one line.
+fn cause(error: &dyn std::error::Error) -> String {
+    error.source().map(|source| format!(": {source}")).unwrap_or_default()
 }
 
 async fn listen(address: SocketAddr, what: &'static str, flag: &'static str) -> Result<TcpListener, DaemonError> {

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
-use maelstrom::admin::client::Client;
+use maelstrom::admin::api::Expect;
+use maelstrom::admin::client::{Client, Kind, Target};
 use maelstrom::config::{Config, Layer};
 use maelstrom::daemon::Daemon;
 use serde_json::json;
@@ -61,12 +61,12 @@ pub(crate) fn run(flags: &Demo) -> anyhow::Result<ExitCode> {
 
 /// Puts the sample component and its source through the same API that `maelctl` uses.
 async fn set_up(daemon: &Daemon, program: &Path) -> anyhow::Result<()> {
-    let client = Client::tcp(daemon.api());
+    let target: Target = format!("http://{}", daemon.api()).parse().context("the admin API's address")?;
+    let client = Client::new(target, None).context("the admin API's client")?;
     let component = json!({"command": [program, "hello"], "idle": {"freeze": FREEZE, "stop": STOP}});
     let source = json!({"component": "hello", "http": {"host": "hello.localhost"}});
-    for (path, document) in [("/v1/components/hello", component), ("/v1/sources/hello", source)] {
-        let answer = client.put(path, &document, Duration::from_secs(10)).await;
-        answer.with_context(|| format!("cannot put {path}"))?;
+    for (kind, document) in [(Kind::Component, component), (Kind::Source, source)] {
+        client.put(kind, "hello", &document, &Expect::Any, false).await.context("cannot put the sample component")?;
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ use crate::id::{ComponentName, NodeId, NodeName, SourceName};
 use crate::intake::Intake;
 use crate::model::source::Trigger;
 use crate::model::{Component, Source};
-use crate::proxy::{Forwarder, payload};
+use crate::proxy::{Forwarder, Payload};
 use crate::router::Target;
 use crate::runtime::BoxFuture;
 use crate::runtime::logs::{Followed, Line, LogBook, sanitized};
@@ -427,7 +427,7 @@ impl Control for Desk {
             let mut request = http::Request::builder()
                 .method(event.method)
                 .uri(&event.path)
-                .body(payload(event.body))
+                .body(Payload::from(event.body))
                 .map_err(|error| ApiError::invalid(format!("path {:?}: {error}", event.path)))?;
             *request.headers_mut() = event.headers;
             request

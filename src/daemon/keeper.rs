@@ -79,7 +79,7 @@ impl Workshop {
     }
 
     pub(crate) fn forget(&self, id: &InstanceId) {
-        self.forwarder.forget(id);
+        self.forwarder.pool().forget(id);
     }
 
     /// Answers `done` when all these keepers have carried out their orders.
