@@ -19,7 +19,16 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The names of all keys, for suggestions.
 const KEYS: [&str; 11] = [
-    "data_dir", "http", "api", "name", "runtime", "docker_host", "on_shutdown", "drain_timeout", "log_format", "log",
+    "data_dir",
+    "http",
+    "api",
+    "name",
+    "runtime",
+    "docker_host",
+    "on_shutdown",
+    "drain_timeout",
+    "log_format",
+    "log",
     "config",
 ];
 
@@ -241,8 +250,8 @@ impl Config {
         };
         let picked = pick(|layer| layer.drain_timeout.as_ref(), &units::format_duration(DRAIN_TIMEOUT));
         let parsed = units::parse_duration(&picked.0);
-        let drain_timeout = parsed
-            .map_err(|error| refuse("drain_timeout", picked, &error.problem, "a duration, such as 30s or 2m"))?;
+        let drain_timeout =
+            parsed.map_err(|error| refuse("drain_timeout", picked, &error.problem, "a duration, such as 30s or 2m"))?;
         let picked = pick(|layer| layer.log_format.as_ref(), "text");
         let parsed = picked.0.parse();
         let log_format = parsed.map_err(|_| refuse("log_format", picked, "is not known", "text or json"))?;

@@ -173,8 +173,7 @@ impl Daemon {
         load(&messages, found).await;
         telemetry::spawn("runtime events", follow_runtime(runtime_events, Arc::clone(&workshop)));
 
-        let (registrar, registrar_task) =
-            Registrar::start(registry, store, Arc::clone(&catalog), messages.clone());
+        let (registrar, registrar_task) = Registrar::start(registry, store, Arc::clone(&catalog), messages.clone());
         let (stop_serving, leave) = (CancellationToken::new(), CancellationToken::new());
         telemetry::spawn("log clean-up", sweep_logs(Arc::clone(&logs), Arc::clone(&catalog), leave.clone()));
         let http_source = HttpSource::serve(

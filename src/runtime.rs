@@ -16,6 +16,8 @@ use crate::model::Component;
 
 pub mod docker;
 pub mod logs;
+pub mod probe;
+pub mod process;
 
 pub use logs::LogBook;
 

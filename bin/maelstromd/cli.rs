@@ -7,12 +7,17 @@ use maelstrom::config::Layer;
 
 /// Lambda on your own machines: equal nodes start containers when HTTP, cron or SQS events ask for them.
 #[derive(Debug, Parser)]
-#[command(name = "maelstromd", version, disable_help_subcommand = true, after_help = "\
+#[command(
+    name = "maelstromd",
+    version,
+    disable_help_subcommand = true,
+    after_help = "\
 Examples:
   maelstromd demo                                  see it work, on loopback, without Docker
   maelstromd serve                                 a node with the defaults
   maelstromd serve --data-dir /srv/m --runtime docker
-  MAEL_HTTP=127.0.0.1:80 maelstromd serve --config /etc/maelstrom.toml")]
+  MAEL_HTTP=127.0.0.1:80 maelstromd serve --config /etc/maelstrom.toml"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

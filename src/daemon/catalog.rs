@@ -122,8 +122,11 @@ pub(crate) struct Catalog {
 
 impl Catalog {
     pub(crate) fn new(definitions: Definitions, gates: Arc<Gates>) -> Self {
-        let catalog =
-            Self { definitions: RwLock::new(definitions), table: Arc::new(ArcSwap::from_pointee(Table::default())), gates };
+        let catalog = Self {
+            definitions: RwLock::new(definitions),
+            table: Arc::new(ArcSwap::from_pointee(Table::default())),
+            gates,
+        };
         catalog.route();
         catalog
     }

@@ -35,8 +35,14 @@ const SHORT_GRACE: Duration = Duration::from_secs(2);
 /// What a keeper can be told.
 #[derive(Debug)]
 pub(crate) enum Order {
-    Start { component: Arc<Component>, fingerprint: String },
-    Watch { component: Arc<Component>, address: SocketAddr },
+    Start {
+        component: Arc<Component>,
+        fingerprint: String,
+    },
+    Watch {
+        component: Arc<Component>,
+        address: SocketAddr,
+    },
     Freeze,
     Thaw,
     /// With the definition that says how, if there is still one.

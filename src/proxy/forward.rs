@@ -187,8 +187,7 @@ impl Forwarder {
             first_byte: Duration::ZERO,
         };
         let request_id = request_id(core.random());
-        let marks =
-            Marks { origin, component: &component.name, request_id: request_id.clone(), upgrade: protocol };
+        let marks = Marks { origin, component: &component.name, request_id: request_id.clone(), upgrade: protocol };
         headers::to_instance(&mut parts, &marks);
         address(&mut parts, target.strip.as_deref(), exchange.grpc);
         let mut request = Request::from_parts(parts, payload);

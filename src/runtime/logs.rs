@@ -175,6 +175,14 @@ impl LogBook {
         Ok(Self { dir, books: Mutex::default() })
     }
 
+    /// The time to put on a line that has none of its own: that of reading it. Read here and not handed down, because
+    /// lines come between two turns of any loop.
+    #[expect(clippy::disallowed_methods, reason = "the stamp of a line decides nothing")]
+    pub fn stamp() -> Wall {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
     /// Writes lines of one component, oldest first. Text with line feeds becomes several lines, and text longer than
     /// [`LINE_MAX`] too. A full disk does not stop an instance: what cannot be written is counted, and the count is
     /// written as a system line as soon as the disk takes one again.

@@ -15,9 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use maelstrom::id::{ClusterId, InstanceId, NodeId};
-use maelstrom::model::component::{
-    Component, Health, LogOptions, RestartOrder, Stop, Workload,
-};
+use maelstrom::model::component::{Component, Health, LogOptions, RestartOrder, Stop, Workload};
 use maelstrom::runtime::{BoxFuture, Exit, InstanceSpec, LogBook, OnProgress, Owner, Runtime, RuntimeEvent, Started};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -158,7 +156,10 @@ pub async fn both_streams_are_logged_and_kept_after_the_end(bench: impl Bench) {
         lines.map(|line| line.text.clone()).collect::<Vec<_>>()
     };
     let (out, err) = (of("stdout"), of("stderr"));
-    assert_eq!((out.first().map(String::as_str), err.first().map(String::as_str)), (Some("testapp starts"), Some("testapp warns")));
+    assert_eq!(
+        (out.first().map(String::as_str), err.first().map(String::as_str)),
+        (Some("testapp starts"), Some("testapp warns"))
+    );
     assert_eq!(out.iter().filter(|text| text.starts_with("out hi ")).count(), 100);
     assert_eq!(err.iter().filter(|text| text.starts_with("err hi ")).count(), 100);
 }
