@@ -404,10 +404,12 @@ impl Activation {
 
     fn step(&mut self, id: &InstanceId, phase: Phase, now: Now) {
         let Some(instance) = self.instances.get_mut(id) else { return };
-        let State::Starting(_) = instance.state else { return };
+        let State::Starting(before) = instance.state else { return };
         instance.state = State::Starting(phase);
         match phase {
-            Phase::Start => instance.born.pulled = now.mono,
+            // An image that was there already took no time.
+            Phase::Start if before == Phase::Pull => instance.born.pulled = now.mono,
+            Phase::Start => {}
             Phase::Ready => instance.born.started = now.mono,
             Phase::Queue | Phase::Pull | Phase::Handler => {}
         }
