@@ -1,0 +1,474 @@
+//! What the proxy is tested with: a core with fixed instances, instances that misbehave on demand, and clients that
+//! write bytes as they please. Everything over real sockets.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use maelstrom::failure::{Failure, Phase};
+use maelstrom::id::{ComponentName, InstanceId};
+use maelstrom::intake::{Ask, Intake};
+use maelstrom::model::component::{
+    Command, Component, Health, LogOptions, RestartOrder, Stop, Workload,
+};
+use maelstrom::model::source::{Http, Source, Trigger};
+use maelstrom::proxy::{self, Forwarder};
+use maelstrom::router::Table;
+use maelstrom::slots::{Gate, Slots};
+use maelstrom::source::http::{HttpSource, Options};
+use maelstrom::telemetry;
+use maelstrom::time::Mono;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// No step of a test takes longer, unless something hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A core with the instances that a test gives it.
+#[derive(Debug)]
+pub struct Fixed {
+    started: tokio::time::Instant,
+    random: AtomicU64,
+    pub suspects: Mutex<Vec<String>>,
+    /// Whether `wait` gives up at the deadline in the phase of a start.
+    pub waits: AtomicU64,
+}
+
+impl Intake for Fixed {
+    fn now(&self) -> Mono {
+        Mono(u64::try_from(self.started.elapsed().as_nanos()).expect("a test is short"))
+    }
+
+    fn random(&self) -> u64 {
+        self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+    }
+
+    fn wait(&self, ask: Ask) -> Pin<Box<dyn Future<Output = Result<Arc<Slots>, Failure>> + Send + '_>> {
+        self.waits.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            loop {
+                if let Some(slots) = ask.gate.claim_any(self.random()) {
+                    return Ok(slots);
+                }
+                if self.now() >= ask.deadline {
+                    return Err(Failure::Deadline {
+                        component: ask.component.name.clone(),
+                        phase: Phase::Start,
+                        limit: ask.component.request_timeout,
+                    });
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+    }
+
+    fn freed(&self, _component: &ComponentName) {}
+
+    fn suspect(&self, instance: &InstanceId, _reason: &str) {
+        self.suspects.lock().expect("no panic").push(instance.to_string());
+    }
+}
+
+pub fn component() -> Component {
+    let one = NonZeroU32::MIN;
+    Component {
+        name: "api".parse().expect("a name"),
+        workload: Workload::Command(Command { argv: vec!["x".into()], cwd: None }),
+        port: None,
+        env: BTreeMap::new(),
+        memory_reserve: 1,
+        memory_limit: None,
+        cpu: None,
+        concurrency: one,
+        concurrency_target: one,
+        min_instances: 0,
+        max_instances: one,
+        max_per_node: one,
+        freeze_after: None,
+        idle_timeout: PATIENCE,
+        start_timeout: PATIENCE,
+        request_timeout: PATIENCE,
+        queue_limit: 10,
+        max_body: None,
+        health: Health { path: None, interval: PATIENCE, timeout: PATIENCE, failures: one },
+        restart_order: RestartOrder::StartFirst,
+        volumes: Vec::new(),
+        network: None,
+        log: LogOptions::default(),
+        labels: BTreeMap::new(),
+        stop: Stop { signal: "SIGTERM".into(), grace: PATIENCE },
+    }
+}
+
+/// A listener in front of instances.
+pub struct Rig {
+    pub address: SocketAddr,
+    pub core: Arc<Fixed>,
+    pub gate: Arc<Gate>,
+    pub slots: Mutex<Vec<Arc<Slots>>>,
+    pub forwarder: Arc<Forwarder>,
+    pub table: Arc<ArcSwap<Table>>,
+    pub source: Option<HttpSource>,
+    pub shutdown: CancellationToken,
+}
+
+impl Rig {
+    pub async fn new(instances: &[SocketAddr]) -> Self {
+        Self::with(component(), Options::default(), instances).await
+    }
+
+    pub async fn with(component: Component, options: Options, instances: &[SocketAddr]) -> Self {
+        let core = Arc::new(Fixed {
+            started: tokio::time::Instant::now(),
+            random: AtomicU64::new(1),
+            suspects: Mutex::default(),
+            waits: AtomicU64::new(0),
+        });
+        let gate = Arc::new(Gate::new(component.name.clone()));
+        let source = Source {
+            name: "web".parse().expect("a name"),
+            component: component.name.clone(),
+            enabled: true,
+            trigger: Trigger::Http(Http { host: None, path: "/".into(), strip_prefix: false }),
+        };
+        let cut = Source {
+            name: "cut".parse().expect("a name"),
+            trigger: Trigger::Http(Http { host: Some("cut.example".into()), path: "/cut".into(), strip_prefix: true }),
+            ..source.clone()
+        };
+        let component = Arc::new(component);
+        let live = Some((Arc::clone(&component), Arc::clone(&gate)));
+        let table = Table::build([(&source, live.clone()), (&cut, live)]);
+        let table = Arc::new(ArcSwap::from_pointee(table));
+        let forwarder = Arc::new(Forwarder::new(proxy::Options::default()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let shutdown = CancellationToken::new();
+        let source = HttpSource::serve(
+            listener,
+            Arc::clone(&table),
+            Arc::clone(&core) as Arc<dyn Intake>,
+            Arc::clone(&forwarder),
+            options,
+            shutdown.clone(),
+        );
+        let rig = Self {
+            address,
+            core,
+            gate,
+            slots: Mutex::default(),
+            forwarder,
+            table,
+            source: Some(source),
+            shutdown,
+        };
+        rig.set(instances);
+        rig
+    }
+
+    /// Makes these the live instances.
+    pub fn set(&self, instances: &[SocketAddr]) {
+        let name: ComponentName = "api".parse().expect("a name");
+        let slots: Vec<Arc<Slots>> = instances
+            .iter()
+            .enumerate()
+            .map(|(n, &address)| Arc::new(Slots::new(InstanceId::new(&name, n as u64), address, 100, Mono(0))))
+            .collect();
+        *self.slots.lock().expect("no panic") = slots.clone();
+        self.gate.set_live(slots);
+    }
+
+    pub fn in_flight(&self) -> u32 {
+        self.slots.lock().expect("no panic").iter().map(|slots| slots.in_flight()).sum()
+    }
+
+    pub fn served(&self) -> u64 {
+        self.slots.lock().expect("no panic").iter().map(|slots| slots.served()).sum()
+    }
+
+    /// Waits until every slot is given back; fails if one never is. More releases than claims fail in the slots.
+    pub async fn all_released(&self) {
+        eventually("all slots are released", || self.in_flight() == 0).await;
+    }
+
+    pub async fn connect(&self) -> Client {
+        Client { stream: TcpStream::connect(self.address).await.expect("a connection"), read: Vec::new() }
+    }
+
+    /// One request on a connection of its own; everything that came back.
+    pub async fn ask(&self, request: &str) -> String {
+        let mut client = self.connect().await;
+        client.send(request).await;
+        client.answer().await
+    }
+
+    /// An HTTP/2 client with prior knowledge.
+    pub async fn http2<B>(&self) -> hyper::client::conn::http2::SendRequest<B>
+    where
+        B: hyper::body::Body + Unpin + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = TcpStream::connect(self.address).await.expect("a connection");
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+        telemetry::spawn("test client", connection);
+        sender
+    }
+}
+
+/// Waits for something that other tasks bring about.
+pub async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let wait = async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "never: {what}");
+}
+
+/// A client that writes what the test says.
+pub struct Client {
+    pub stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Client {
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.expect("the connection takes bytes");
+    }
+
+    /// Reads until the buffer has `text`; gives all up to its end.
+    pub async fn until(&mut self, text: &str) -> String {
+        let wait = async {
+            loop {
+                if let Some(at) = find(&self.read, text.as_bytes()) {
+                    let rest = self.read.split_off(at + text.len());
+                    return String::from_utf8_lossy(&std::mem::replace(&mut self.read, rest)).into_owned();
+                }
+                if self.stream.read_buf(&mut self.read).await.expect("bytes") == 0 {
+                    panic!("closed before {text:?}; got {:?}", String::from_utf8_lossy(&self.read));
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never came: {text:?}"))
+    }
+
+    /// Reads one answer with `Content-Length`, without body, or chunked.
+    pub async fn answer(&mut self) -> String {
+        let head = self.until("\r\n\r\n").await;
+        let lower = head.to_ascii_lowercase();
+        if lower.contains("transfer-encoding: chunked") {
+            return head + &self.until("0\r\n\r\n").await;
+        }
+        let length = lower.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+        let length: usize = length.map_or(0, |text| text.parse().expect("a length"));
+        head + &self.bytes(length).await
+    }
+
+    pub async fn bytes(&mut self, count: usize) -> String {
+        let wait = async {
+            while self.read.len() < count {
+                assert!(self.stream.read_buf(&mut self.read).await.expect("bytes") > 0, "closed early");
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the bytes come");
+        let rest = self.read.split_off(count);
+        String::from_utf8_lossy(&std::mem::replace(&mut self.read, rest)).into_owned()
+    }
+
+    /// Everything until the other side closes (or resets).
+    pub async fn rest(&mut self) -> String {
+        let wait = async { while self.stream.read_buf(&mut self.read).await.unwrap_or(0) > 0 {} };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the connection is closed");
+        String::from_utf8_lossy(&std::mem::take(&mut self.read)).into_owned()
+    }
+}
+
+pub fn find(all: &[u8], part: &[u8]) -> Option<usize> {
+    all.windows(part.len()).position(|window| window == part)
+}
+
+/// An address that refuses connections.
+pub async fn refusing() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address")
+}
+
+/// An instance made of a script for each connection.
+pub async fn scripted<F, R>(script: F) -> SocketAddr
+where
+    F: Fn(usize, Client) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    telemetry::spawn("test instance", async move {
+        let mut count = 0;
+        while let Ok((stream, _)) = listener.accept().await {
+            telemetry::spawn("test script", script(count, Client { stream, read: Vec::new() }));
+            count += 1;
+        }
+    });
+    address
+}
+
+pub type AnyBody = UnsyncBoxBody<Bytes, Infallible>;
+
+/// What an honest instance has seen.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub requests: AtomicU64,
+    pub received: AtomicU64,
+    pub sent: AtomicU64,
+    /// Requests that were dropped before their answer.
+    pub cancelled: AtomicU64,
+}
+
+struct Cancelled<'a>(&'a Seen, bool);
+
+impl Drop for Cancelled<'_> {
+    fn drop(&mut self) {
+        if !self.1 {
+            self.0.cancelled.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// An instance that speaks HTTP/1.1 and HTTP/2 and does what the path says.
+pub async fn honest() -> (SocketAddr, Arc<Seen>) {
+    let seen = Arc::<Seen>::default();
+    let shared = Arc::clone(&seen);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    telemetry::spawn("test instance", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let seen = Arc::clone(&shared);
+            telemetry::spawn("test connection", async move {
+                let service = hyper::service::service_fn(move |request| {
+                    let seen = Arc::clone(&seen);
+                    async move { Ok::<_, Infallible>(serve(request, seen).await) }
+                });
+                let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await.ok();
+            });
+        }
+    });
+    (address, seen)
+}
+
+fn text(text: String) -> Response<AnyBody> {
+    Response::new(Full::new(Bytes::from(text)).boxed_unsync())
+}
+
+async fn serve(mut request: Request<Incoming>, seen: Arc<Seen>) -> Response<AnyBody> {
+    seen.requests.fetch_add(1, Ordering::SeqCst);
+    match request.uri().path().to_owned().as_str() {
+        // The head as it arrived.
+        "/head" | "/" | "/x" => {
+            let mut lines = format!("{} {} {:?}\n", request.method(), request.uri(), request.version());
+            for (name, value) in request.headers() {
+                lines.push_str(&format!("{name}: {}\n", value.to_str().expect("text")));
+            }
+            text(lines)
+        }
+        "/count" => {
+            let mut trailers = HeaderMap::new();
+            let mut body = request.into_body();
+            while let Some(frame) = body.frame().await {
+                let Ok(frame) = frame else { return text("broken".into()) };
+                if let Some(data) = frame.data_ref() {
+                    seen.received.fetch_add(data.len() as u64, Ordering::SeqCst);
+                }
+                if let Ok(found) = frame.into_trailers() {
+                    trailers = found;
+                }
+            }
+            text(format!("{} {trailers:?}", seen.received.load(Ordering::SeqCst)))
+        }
+        "/echo" => Response::new(request.into_body().map_err(|_| panic!("body broke")).boxed_unsync()),
+        "/big" => {
+            const CHUNK: usize = 64 * 1024;
+            let total: u64 = request.uri().query().expect("a size").parse().expect("a number");
+            let stream = futures_util::stream::unfold(total, move |left| {
+                let seen = Arc::clone(&seen);
+                async move {
+                    let next = usize::try_from(left).expect("a size").min(CHUNK);
+                    seen.sent.fetch_add(next as u64, Ordering::SeqCst);
+                    (next > 0).then(|| (Ok(Frame::data(Bytes::from(vec![b'x'; next]))), left - next as u64))
+                }
+            });
+            Response::new(StreamBody::new(stream).boxed_unsync())
+        }
+        "/trailers" => {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-sum", "42".parse().expect("a value"));
+            trailers.insert("maelstrom-evil", "1".parse().expect("a value"));
+            let body = Full::new(Bytes::from_static(b"data")).with_trailers(async move { Some(Ok(trailers)) });
+            let mut response = Response::new(body.boxed_unsync());
+            response.headers_mut().insert("trailer", "x-sum, maelstrom-evil".parse().expect("a value"));
+            response
+        }
+        "/grpc/only-trailers" => {
+            let mut response = Response::new(Empty::new().boxed_unsync());
+            response.headers_mut().insert("content-type", "application/grpc".parse().expect("a value"));
+            response.headers_mut().insert("grpc-status", "5".parse().expect("a value"));
+            response.headers_mut().insert("x-version", format!("{:?}", request.version()).parse().expect("a value"));
+            response
+        }
+        "/hang" => {
+            let mut cancelled = Cancelled(&seen, false);
+            tokio::time::sleep(PATIENCE).await;
+            cancelled.1 = true;
+            text("late".into())
+        }
+        "/status" => {
+            let status: u16 = request.uri().query().expect("a status").parse().expect("a number");
+            let mut response = Response::new(Empty::new().boxed_unsync());
+            *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+            response
+        }
+        "/reply-headers" => {
+            let mut response = text("ok".into());
+            for (name, value) in
+                [("connection", "x-hop"), ("x-hop", "1"), ("keep-alive", "timeout=9"), ("maelstrom-x", "1"), ("x-own", "1")]
+            {
+                response.headers_mut().insert(name, value.parse().expect("a value"));
+            }
+            response
+        }
+        "/ws" => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            telemetry::spawn("test upgrade", async move {
+                let mut stream = TokioIo::new(upgrade.await.expect("an upgrade"));
+                let mut buffer = [0; 1024];
+                while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                    stream.write_all(&buffer[..count]).await.expect("a reader");
+                }
+            });
+            let mut response = Response::new(Empty::new().boxed_unsync());
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert("connection", "upgrade".parse().expect("a value"));
+            response.headers_mut().insert("upgrade", "websocket".parse().expect("a value"));
+            response
+        }
+        other => {
+            let mut response = text(format!("nothing at {other}"));
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            response
+        }
+    }
+}
