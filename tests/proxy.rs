@@ -119,7 +119,9 @@ async fn an_ambiguous_request_behind_another_one_on_the_connection_is_refused_to
     let mut client = rig.connect().await;
     client.send("POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc").await;
     has(&client.answer().await, "HTTP/1.1 200");
-    client.send("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG").await;
+    client
+        .send("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG")
+        .await;
     has(&client.rest().await, "HTTP/1.1 400");
 }
 
@@ -145,11 +147,7 @@ async fn answers_without_body_keep_the_connection_in_step() {
         [("HEAD /x", "200"), ("GET /status?204", "204"), ("GET /status?304", "304"), ("GET /x", "200")]
     {
         client.send(format!("{request} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
-        let answer = if request.starts_with("GET /x") {
-            client.answer().await
-        } else {
-            client.until("\r\n\r\n").await
-        };
+        let answer = if request.starts_with("GET /x") { client.answer().await } else { client.until("\r\n\r\n").await };
         has(&answer, &format!("HTTP/1.1 {status}"));
     }
     rig.all_released().await;
@@ -330,11 +328,12 @@ async fn a_grpc_call_goes_over_http2_with_its_trailers() {
     let answer = answer.into_body().collect().await.expect("a body");
     let trailers = answer.trailers().expect("trailers");
     assert_eq!((&trailers["x-sum"], trailers.len()), (&"42".parse().expect("a value"), 1));
-    let answer = sender.send_request(grpc("/grpc/only-trailers", Empty::new().boxed_unsync())).await.expect("an answer");
-    assert_eq!((&answer.headers()["grpc-status"], &answer.headers()["x-version"]), (
-        &"5".parse().expect("a value"),
-        &"HTTP/2.0".parse().expect("a value")
-    ));
+    let answer =
+        sender.send_request(grpc("/grpc/only-trailers", Empty::new().boxed_unsync())).await.expect("an answer");
+    assert_eq!(
+        (&answer.headers()["grpc-status"], &answer.headers()["x-version"]),
+        (&"5".parse().expect("a value"), &"HTTP/2.0".parse().expect("a value"))
+    );
     rig.all_released().await;
     rig.set(&[refusing().await]);
     let answer = sender.send_request(grpc("/x", Empty::new().boxed_unsync())).await.expect("an answer");
@@ -349,7 +348,8 @@ async fn a_plain_http2_request_goes_over_http_1_with_host_and_forwarding_headers
     let mut sender = rig.http2::<Empty<Bytes>>().await;
     for _ in 0..3 {
         let request = Request::get("http://shop.example/head").body(Empty::new()).expect("a request");
-        let answer = sender.send_request(request).await.expect("an answer").into_body().collect().await.expect("a body");
+        let answer =
+            sender.send_request(request).await.expect("an answer").into_body().collect().await.expect("a body");
         let answer = String::from_utf8(answer.to_bytes().to_vec()).expect("text");
         has(&answer, "GET /head HTTP/1.1");
         has(&answer, "host: shop.example\n");
@@ -611,7 +611,8 @@ async fn a_call_of_our_own_says_where_its_time_went() {
     let timing = answer.extensions().get::<Timing>().expect("timing").clone();
     assert_eq!((timing.tries, timing.instance.as_str()), (1, "api-00000000"));
     assert!(timing.connect > Duration::ZERO && timing.first_byte > Duration::ZERO);
-    let text = String::from_utf8(answer.into_body().collect().await.expect("a body").to_bytes().to_vec()).expect("text");
+    let text =
+        String::from_utf8(answer.into_body().collect().await.expect("a body").to_bytes().to_vec()).expect("text");
     has(&text, "content-length: 3\n");
     has(&text, "maelstrom-component: api\n");
     lacks(&text, "forwarded");

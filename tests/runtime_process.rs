@@ -4,7 +4,7 @@
 
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use maelstrom::failure::Phase;
 use maelstrom::id::InstanceId;
@@ -23,12 +23,18 @@ contract_tests!(Some(ProcessBench));
 
 struct ProcessBench;
 
-/// The sample component, which cargo builds beside the tests.
+/// The sample component, built once per run: cargo builds examples only when all targets are asked for.
 fn testapp() -> PathBuf {
-    let mut path = std::env::current_exe().expect("a path");
-    path.pop();
-    path.pop();
-    path.join("examples/testapp")
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("testapp-{}", std::process::id()));
+        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/testapp.rs");
+        let mut built = std::process::Command::new(rustc);
+        built.args(["--edition", "2024", "-O", "-o"]).arg(&path).arg(source);
+        assert!(built.status().expect("rustc runs").success(), "the sample component does not build");
+        path
+    });
+    BUILT.clone()
 }
 
 fn program(argv: &[&str]) -> Workload {
@@ -104,7 +110,10 @@ async fn a_command_that_is_not_found_is_refused_with_what_was_looked_for_and_whe
 
 #[tokio::test]
 async fn a_file_that_is_no_program_is_refused() {
-    let reason = refusal(program(&["/etc/hostname"]), None).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("notes.txt");
+    std::fs::write(&file, "no program").expect("written");
+    let reason = refusal(program(&[&file.to_string_lossy()]), None).await;
     assert!(reason.contains("not executable"), "{reason}");
 }
 

@@ -46,9 +46,15 @@ const LOOK_QUIET: Duration = Duration::from_millis(200);
 /// From the kill to the end. The kernel needs milliseconds; more than this means that a process hangs in it.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Runs components as processes.
+/// Runs components as processes. Dropped, it watches them no more; they run on.
 #[derive(Debug)]
 pub struct ProcessRuntime(Arc<Inner>);
+
+impl Drop for ProcessRuntime {
+    fn drop(&mut self) {
+        self.0.dropped.cancel();
+    }
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -59,6 +65,7 @@ struct Inner {
     events: mpsc::Sender<RuntimeEvent>,
     cgroups: Hierarchies,
     running: Mutex<BTreeMap<InstanceId, Arc<Running>>>,
+    dropped: CancellationToken,
 }
 
 /// A process that runs, as far as is known.
@@ -92,7 +99,15 @@ impl ProcessRuntime {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&instances);
         made.map_err(|error| failed(format!("cannot make {}: {error}", instances.display())))?;
         let cgroups = Hierarchies::detect(owner.node);
-        Ok(Self(Arc::new(Inner { instances, owner, logs, events, cgroups, running: Mutex::default() })))
+        Ok(Self(Arc::new(Inner {
+            instances,
+            owner,
+            logs,
+            events,
+            cgroups,
+            running: Mutex::default(),
+            dropped: CancellationToken::new(),
+        })))
     }
 }
 
@@ -228,6 +243,7 @@ impl Inner {
         loop {
             tokio::select! {
                 biased;
+                () = self.dropped.cancelled() => return,
                 _ = handle.readable() => break,
                 () = tokio::time::sleep(pause) => {}
             }

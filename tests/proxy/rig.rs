@@ -21,9 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use maelstrom::failure::{Failure, Phase};
 use maelstrom::id::{ComponentName, InstanceId};
 use maelstrom::intake::{Ask, Intake};
-use maelstrom::model::component::{
-    Command, Component, Health, LogOptions, RestartOrder, Stop, Workload,
-};
+use maelstrom::model::component::{Command, Component, Health, LogOptions, RestartOrder, Stop, Workload};
 use maelstrom::model::source::{Http, Source, Trigger};
 use maelstrom::proxy::{self, Forwarder};
 use maelstrom::router::Table;
@@ -166,16 +164,8 @@ impl Rig {
             options,
             shutdown.clone(),
         );
-        let rig = Self {
-            address,
-            core,
-            gate,
-            slots: Mutex::default(),
-            forwarder,
-            table,
-            source: Some(source),
-            shutdown,
-        };
+        let rig =
+            Self { address, core, gate, slots: Mutex::default(), forwarder, table, source: Some(source), shutdown };
         rig.set(instances);
         rig
     }
@@ -443,9 +433,13 @@ async fn serve(mut request: Request<Incoming>, seen: Arc<Seen>) -> Response<AnyB
         }
         "/reply-headers" => {
             let mut response = text("ok".into());
-            for (name, value) in
-                [("connection", "x-hop"), ("x-hop", "1"), ("keep-alive", "timeout=9"), ("maelstrom-x", "1"), ("x-own", "1")]
-            {
+            for (name, value) in [
+                ("connection", "x-hop"),
+                ("x-hop", "1"),
+                ("keep-alive", "timeout=9"),
+                ("maelstrom-x", "1"),
+                ("x-own", "1"),
+            ] {
                 response.headers_mut().insert(name, value.parse().expect("a value"));
             }
             response
