@@ -241,7 +241,7 @@ fn an_unused_instance_freezes_then_stops() {
     world.pass(Duration::from_secs(260));
     assert!(world.stops().is_empty());
     world.pass(Duration::from_secs(15));
-    assert_eq!(world.stops(), [id.clone()]);
+    assert_eq!(world.stops(), std::slice::from_ref(&id));
     world.fact(Fact::Stopped(id, Ok(())));
     assert!(world.states().is_empty());
     assert_eq!(world.activation.poll_timeout(), None, "a cold component needs no timer");
@@ -381,7 +381,7 @@ fn with_stop_first_two_instances_never_run_at_once() {
     let (mut world, old) = World::warm(|_| {});
     world.fact(Fact::Define(component(|c| c.restart_order = RestartOrder::StopFirst), "v2".into()));
     assert!(world.starts().is_empty());
-    assert_eq!(world.stops(), [old.clone()]);
+    assert_eq!(world.stops(), std::slice::from_ref(&old));
     world.wait(5);
     assert!(world.starts().is_empty(), "the old one is not gone yet");
     world.fact(Fact::Stopped(old, Ok(())));
@@ -411,7 +411,7 @@ fn a_failing_check_never_removes_the_last_instance_without_a_replacement() {
 fn a_removed_component_refuses_who_waits_and_leaves_nothing() {
     let (mut world, id) = World::warm(|c| c.concurrency = std::num::NonZeroU32::MIN);
     world.fact(Fact::Remove);
-    assert_eq!(world.stops(), [id.clone()]);
+    assert_eq!(world.stops(), std::slice::from_ref(&id));
     world.wait(3);
     assert!(matches!(world.refusals()[..], [(3, Failure::NoComponent(_))]));
     world.fact(Fact::Stopped(id, Ok(())));

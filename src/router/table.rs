@@ -439,11 +439,12 @@ mod tests {
             match &http.host {
                 None => matching.push((0, 0, prefix.len(), name)),
                 Some(text) => match text.strip_prefix("*.") {
-                    Some(domain) => {
-                        if host.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')) {
-                            matching.push((1, domain.len(), prefix.len(), name));
-                        }
+                    Some(domain)
+                        if host.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')) =>
+                    {
+                        matching.push((1, domain.len(), prefix.len(), name));
                     }
+                    Some(_) => {}
                     None if text == host => matching.push((2, 0, prefix.len(), name)),
                     None => {}
                 },

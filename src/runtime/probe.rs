@@ -107,9 +107,10 @@ async fn attempt(address: SocketAddr, health: &Health, limit: Duration) -> Resul
 }
 
 fn connect_error(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "nothing accepts connections there".to_owned(),
-        _ => format!("cannot connect: {error}"),
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        "nothing accepts connections there".to_owned()
+    } else {
+        format!("cannot connect: {error}")
     }
 }
 
