@@ -185,7 +185,7 @@ pub async fn a_frozen_instance_does_not_answer_and_goes_on_where_it_was(bench: i
     let mut node = Node::new(bench).await;
     let (spec, started) = node.start("frozen", &[]).await;
     let mut connection = TcpStream::connect(started.address).await.expect("a connection");
-    assert_eq!(ask(&mut connection, "/count").await.trim().is_empty(), false);
+    assert!(!ask(&mut connection, "/count").await.trim().is_empty());
     node.runtime.freeze(&spec.id).await.expect("frozen");
     send(&mut connection, "/count").await;
     let silent = tokio::time::timeout(Duration::from_millis(300), receive(&mut connection)).await;
