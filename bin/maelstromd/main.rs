@@ -1,5 +1,7 @@
 //! The daemon's program: flags, settings, build, wait for a signal, stop, exit code. Everything else is in the library.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal prints")]
+
 mod cli;
 mod demo;
 mod hello;

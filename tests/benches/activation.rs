@@ -3,6 +3,8 @@
 //!
 //! `./scripts/bench activation` prints a table and `name=value` lines last. Says what it could not measure.
 
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "measures time and prints it")]
+
 mod support;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -36,7 +38,7 @@ fn main() {
     }
     println!();
     let mut p50 = |name: &str| figures.iter_mut().find(|(n, _)| n == name).map(|(_, values)| quantile(values, 0.5));
-    let mut print = |name: &str, value: Option<f64>| {
+    let print = |name: &str, value: Option<f64>| {
         if let Some(value) = value {
             println!("activation.{name}={value:.2}");
         }

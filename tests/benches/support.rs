@@ -2,7 +2,7 @@
 //!
 //! Blocking sockets of the standard library only, so that what is measured is not our own client.
 
-#![allow(dead_code, reason = "each benchmark uses its part")]
+#![allow(dead_code, clippy::disallowed_methods, reason = "each benchmark uses its part, and measures time")]
 #![allow(missing_docs, unreachable_pub, reason = "shared by benchmarks only")]
 
 use std::io::{Read as _, Write as _};

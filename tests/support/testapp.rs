@@ -15,6 +15,7 @@
     clippy::unwrap_in_result,
     reason = "a sample program: printing is what it is for"
 )]
+#![allow(clippy::disallowed_methods, reason = "a program that stands for a user's may end as it likes")]
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};

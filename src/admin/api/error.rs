@@ -72,7 +72,7 @@ pub struct ApiError {
     pub suggestion: Option<String>,
     /// On a conflict: the version that is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub current: Option<String>,
+    pub current: Option<Box<str>>,
 }
 
 impl ApiError {
@@ -103,7 +103,7 @@ impl ApiError {
     /// Someone else changed it; `current` is the version that is there.
     pub fn conflict(message: impl Into<String>, current: Option<&str>) -> Self {
         let hint = Some("read it again and repeat the change on what is there now".to_owned());
-        Self { current: current.map(str::to_owned), hint, ..Self::new(Code::Conflict, message) }
+        Self { current: current.map(Into::into), hint, ..Self::new(Code::Conflict, message) }
     }
 
     /// Adds advice.

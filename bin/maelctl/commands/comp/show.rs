@@ -1,0 +1,47 @@
+//! `maelctl comp show`: one component in full.
+
+use crate::cli::{self, Format};
+use crate::commands::comp::ls;
+use crate::context::Context;
+use crate::exit::Failure;
+use crate::names;
+use crate::output::{Sheet, age};
+
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Examples:\n  maelctl comp show hello\n  maelctl comp show hello -o yaml\n")]
+pub(crate) struct Args {
+    /// Which component
+    #[arg(value_parser = cli::name, add = names::components())]
+    name: String,
+}
+
+pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let component = context.client.component(&args.name).await?;
+    if context.structured(&component)? {
+        return Ok(());
+    }
+    if context.format == Format::Name {
+        return context.data(format!("{}\n", component.name).as_bytes());
+    }
+    let mut sheet = Sheet::default();
+    sheet
+        .fact("name", &component.name)
+        .fact("version", &component.version)
+        .fact("updated", format!("{} ago", context.ago(&component.updated_at)))
+        .fact("state", ls::state(&component))
+        .fact("instances", ls::instances(&component))
+        .fact("waiting", component.waiting.to_string())
+        .fact("sources", component.sources.join(", "));
+    if let Some(problem) = &component.problem {
+        let retry = problem.retry_in_ms.map(|ms| format!("; next try in {}", age(ms))).unwrap_or_default();
+        let at = context.ago(&problem.at);
+        sheet.fact("problem", format!("{} (phase {}, {at} ago{retry})", problem.message, problem.phase));
+        sheet.fact("last lines", problem.log.join("\n"));
+    }
+    if let Some(conflict) = &component.conflict {
+        let others = conflict.others.join(", ");
+        sheet.fact("conflict", format!("put elsewhere at the same moment: version {others}; put one of them again"));
+    }
+    sheet.definition(&component.definition);
+    context.data(sheet.render().as_bytes())
+}

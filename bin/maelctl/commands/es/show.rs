@@ -1,0 +1,44 @@
+//! `maelctl es show`: one event source in full.
+
+use crate::cli::{self, Format};
+use crate::commands::es::ls;
+use crate::context::Context;
+use crate::exit::Failure;
+use crate::names;
+use crate::output::Sheet;
+
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Examples:\n  maelctl es show web\n  maelctl es show web -o yaml\n")]
+pub(crate) struct Args {
+    /// Which event source
+    #[arg(value_parser = cli::name, add = names::sources())]
+    name: String,
+}
+
+pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let source = context.client.source(&args.name).await?;
+    if context.structured(&source)? {
+        return Ok(());
+    }
+    if context.format == Format::Name {
+        return context.data(format!("{}\n", source.name).as_bytes());
+    }
+    let mut sheet = Sheet::default();
+    sheet
+        .fact("name", &source.name)
+        .fact("version", &source.version)
+        .fact("updated", format!("{} ago", context.ago(&source.updated_at)))
+        .fact("state", ls::state(&source));
+    if let Some(at) = &source.next_at {
+        sheet.fact("next", format!("{at} (in {})", context.until(at)));
+    }
+    if let Some(problem) = &source.problem {
+        sheet.fact("problem", problem);
+    }
+    if let Some(conflict) = &source.conflict {
+        let others = conflict.others.join(", ");
+        sheet.fact("conflict", format!("put elsewhere at the same moment: version {others}; put one of them again"));
+    }
+    sheet.definition(&source.definition);
+    context.data(sheet.render().as_bytes())
+}
