@@ -30,7 +30,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Command::Serve(serve) => match settings(&serve) {
-            Ok(config) => run(config, |daemon, signals| serve_until(daemon, signals)),
+            Ok(config) => run(config, serve_until),
             Err(error) => {
                 eprintln!("error: {error}");
                 return ExitCode::from(USAGE);
