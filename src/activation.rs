@@ -10,6 +10,7 @@
 mod instance;
 mod plan;
 pub mod queue;
+mod scale;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use crate::failure::{Failure, Phase};
 use crate::id::InstanceId;
 use crate::model::Component;
 use crate::model::instance::InstanceState;
-use crate::placement::scale::Peak;
+
 use crate::rng::Rng;
 use crate::slots::{Gate, Slots};
 use crate::time::{Mono, Now, Wall};
@@ -28,6 +29,7 @@ use crate::time::{Mono, Now, Wall};
 use instance::{Instance, State};
 pub use queue::Ticket;
 use queue::{Queue, Waiter};
+use scale::Peak;
 
 /// Wait before the start that follows a failed one; doubles with each failure. The first is short enough for an event
 /// that is already waiting again.

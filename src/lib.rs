@@ -11,7 +11,6 @@ pub mod hash;
 pub mod id;
 pub mod model;
 pub mod node;
-pub mod placement;
 pub mod rng;
 pub mod router;
 pub mod slots;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::instance::{Instance, State};
+use super::scale::wanted;
 use super::{Activation, Effect, LOOK_BUSY, LOOK_QUIET};
 use crate::failure::{Failure, Phase};
 use crate::id::InstanceId;
 use crate::model::Component;
 use crate::model::component::{RestartOrder, Workload};
-use crate::placement::scale::wanted;
 use crate::rng::Rng;
 use crate::time::{Mono, Now};
 

@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "measures time and prints it")]
 
+#[path = "../support/daemon.rs"]
 mod support;
 
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -1,9 +1,13 @@
-//! What the benchmarks share: a daemon on free ports, plain blocking HTTP, raw Docker, medians.
+//! What tests and benchmarks of the whole daemon share: one on free ports, plain blocking HTTP, raw Docker, medians.
 //!
 //! Blocking sockets of the standard library only, so that what is measured is not our own client.
 
-#![allow(dead_code, clippy::disallowed_methods, reason = "each benchmark uses its part, and measures time")]
-#![allow(missing_docs, unreachable_pub, reason = "shared by benchmarks only")]
+#![allow(
+    dead_code,
+    clippy::disallowed_methods,
+    reason = "each test and benchmark uses its part, and waits in real time"
+)]
+#![allow(missing_docs, unreachable_pub, reason = "shared by tests only")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,35 +23,64 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
-/// A `maelstromd serve` of the build beside the benchmark; killed when dropped.
+/// A `maelstromd serve` of the build beside the test; stopped when dropped.
 pub struct Daemon {
     child: Child,
     pub http: SocketAddr,
     pub api: SocketAddr,
-    dir: PathBuf,
+    pub dir: PathBuf,
 }
 
 impl Daemon {
     pub fn start(runtime: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("maelstrom-test-{}-{}", std::process::id(), free_port()));
+        Self::start_in(dir, runtime, &[])
+    }
+
+    pub fn start_in(dir: PathBuf, runtime: &str, more: &[&str]) -> Self {
         let (http, api) = (free_port(), free_port());
-        let dir = std::env::temp_dir().join(format!("maelstrom-bench-{}-{api}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a data directory");
-        let log = std::fs::File::create(dir.join("daemon.log")).expect("a log file");
-        let child = Command::new(env!("CARGO_BIN_EXE_maelstromd"))
-            .args(["serve", "--runtime", runtime, "--data-dir"])
-            .arg(&dir)
-            .args(["--http", &format!("127.0.0.1:{http}"), "--api", &format!("127.0.0.1:{api}")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("maelstromd starts");
+        let child = Self::command(&dir, runtime, http, api).args(more).spawn().expect("maelstromd starts");
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let daemon = Self { child, http: address(http), api: address(api), dir };
         daemon.until("the daemon answers", || {
             TcpStream::connect(daemon.api).is_ok() && TcpStream::connect(daemon.http).is_ok()
         });
         daemon
+    }
+
+    pub fn command(dir: &std::path::Path, runtime: &str, http: u16, api: u16) -> Command {
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(dir.join("daemon.log"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_maelstromd"));
+        command
+            .args(["serve", "--runtime", runtime, "--data-dir"])
+            .arg(dir)
+            .args(["--http", &format!("127.0.0.1:{http}"), "--api", &format!("127.0.0.1:{api}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.expect("a log file"));
+        command
+    }
+
+    /// As a crash would: nothing is stopped. Gives the data directory to start again in.
+    pub fn kill_9(mut self) -> PathBuf {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("waited for");
+        std::mem::take(&mut self.dir)
+    }
+
+    /// Asks it to stop, and gives its exit code.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it did not end within {PATIENCE:?}");
     }
 
     pub fn pid(&self) -> u32 {
@@ -75,12 +108,22 @@ impl Daemon {
         exchange(TcpStream::connect(self.http).expect("the proxy accepts"), &request).0
     }
 
-    /// The states of all instances.
-    pub fn states(&self) -> Vec<String> {
+    /// The same with its answer.
+    pub fn ask(&self, host: &str, path: &str) -> (u16, String) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        exchange(TcpStream::connect(self.http).expect("the proxy accepts"), &request)
+    }
+
+    /// All instances as the API shows them.
+    pub fn instances(&self) -> Vec<serde_json::Value> {
         let (_, body) = self.api("GET", "/v1/instances", "");
         let value: serde_json::Value = serde_json::from_str(&body).expect("JSON");
-        let items = value["items"].as_array().cloned().unwrap_or_default();
-        items.iter().map(|item| item["state"].as_str().unwrap_or_default().to_owned()).collect()
+        value["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// The states of all instances.
+    pub fn states(&self) -> Vec<String> {
+        self.instances().iter().map(|item| item["state"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
     pub fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
@@ -97,6 +140,12 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if self.dir.as_os_str().is_empty() || matches!(self.child.try_wait(), Ok(Some(_))) {
+            if !self.dir.as_os_str().is_empty() {
+                let _ = std::fs::remove_dir_all(&self.dir);
+            }
+            return;
+        }
         let pid = self.child.id().to_string();
         // Gracefully, so that no instance is left behind.
         let _ = Command::new("kill").args(["-TERM", &pid]).status();

@@ -9,10 +9,10 @@ use crate::time::Mono;
 
 /// How long demand must stay low before an instance is given up. Knative's stable window is 60 s; two half-windows of
 /// 15 s give 15 to 30 s here, which forgets a burst before the default freeze (30 s) would.
-pub const HALF_WINDOW: Duration = Duration::from_secs(15);
+const HALF_WINDOW: Duration = Duration::from_secs(15);
 
 /// The count for this demand: enough that each instance has at most its soft target, within min and max.
-pub fn wanted(component: &Component, demand: u32) -> u32 {
+pub(super) fn wanted(component: &Component, demand: u32) -> u32 {
     let target = component.concurrency_target.get();
     let most = component.max_instances.get().min(component.max_per_node.get());
     demand.div_ceil(target).clamp(component.min_instances.min(most), most)
@@ -20,7 +20,7 @@ pub fn wanted(component: &Component, demand: u32) -> u32 {
 
 /// The highest demand of the last one to two half-windows.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Peak {
+pub(super) struct Peak {
     current: u32,
     previous: u32,
     since: Mono,
@@ -28,7 +28,7 @@ pub struct Peak {
 
 impl Peak {
     /// Notes the demand of this moment.
-    pub fn note(&mut self, demand: u32, now: Mono) {
+    pub(super) fn note(&mut self, demand: u32, now: Mono) {
         let age = now.since(self.since);
         if age >= HALF_WINDOW {
             self.previous = if age < HALF_WINDOW * 2 { self.current } else { 0 };
@@ -39,7 +39,7 @@ impl Peak {
     }
 
     /// The peak, as of the last note.
-    pub fn get(&self) -> u32 {
+    pub(super) fn get(&self) -> u32 {
         self.current.max(self.previous)
     }
 }
