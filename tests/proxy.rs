@@ -206,7 +206,7 @@ async fn bodies_of_any_size_pass_in_both_directions() {
         has(&client.answer().await, &format!("{size} {{}}"));
         client.send(format!("GET /big?{size} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
         let answer = client.rest().await;
-        assert_eq!(answer.bytes().filter(|&byte| byte == b'x').count(), size + "x-".len() / 2 * 0, "{size}");
+        assert_eq!(answer.bytes().filter(|&byte| byte == b'x').count(), size, "{size}");
     }
     rig.all_released().await;
 }
@@ -231,7 +231,7 @@ async fn fifty_megabytes_pass_both_ways_over_http2_and_chunked() {
     while let Ok(count @ 1..) = client.stream.read(&mut buffer).await {
         total += buffer[..count].iter().filter(|&&byte| byte == b'x').count();
     }
-    assert_eq!(total, SIZE - 0);
+    assert_eq!(total, SIZE);
     rig.all_released().await;
 }
 
