@@ -187,8 +187,7 @@ impl Forwarder {
             first_byte: Duration::ZERO,
         };
         let request_id = request_id(core.random());
-        let marks =
-            Marks { origin, component: &component.name, request_id: request_id.clone(), upgrade: protocol };
+        let marks = Marks { origin, component: &component.name, request_id: request_id.clone(), upgrade: protocol };
         headers::to_instance(&mut parts, &marks);
         address(&mut parts, target.strip.as_deref(), exchange.grpc);
         let mut request = Request::from_parts(parts, payload);
@@ -310,7 +309,7 @@ impl Forwarder {
                     return Err(Trouble::Unsent(Box::new(unsent), reason));
                 }
                 None => {
-                    if !reused && exchange.progress.as_deref().is_none_or(|progress| !progress.is_broken()) {
+                    if !reused && exchange.progress.as_deref().is_none_or(|progress| !progress.failed()) {
                         exchange.core.suspect(&slots.instance, &reason);
                     }
                     return Err(Trouble::Lost(reason));

@@ -63,11 +63,7 @@ impl Pool {
         if let Some(home) = self.homes.load().get(instance) {
             return Arc::clone(home);
         }
-        let fresh = Arc::new(Home {
-            most: self.most,
-            state: Mutex::default(),
-            shared: tokio::sync::Mutex::default(),
-        });
+        let fresh = Arc::new(Home { most: self.most, state: Mutex::default(), shared: tokio::sync::Mutex::default() });
         self.homes.rcu(|homes| {
             let mut homes = BTreeMap::clone(homes);
             homes.entry(instance.clone()).or_insert_with(|| Arc::clone(&fresh));

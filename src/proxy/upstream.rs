@@ -59,16 +59,18 @@ pub(crate) struct Upstream {
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream").field("open", &self.driver.is_some()).field("task", &self.task).finish_non_exhaustive()
+        f.debug_struct("Upstream")
+            .field("open", &self.driver.is_some())
+            .field("task", &self.task)
+            .finish_non_exhaustive()
     }
 }
 
 impl Upstream {
     pub(crate) async fn open(address: SocketAddr, limit: Duration) -> Result<Box<Self>, ConnectError> {
         let stream = dial(address, limit).await?;
-        let (sender, driver) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| ConnectError::Handshake(address, error))?;
+        let (sender, driver) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| ConnectError::Handshake(address, error))?;
         Ok(Box::new(Self { sender, driver: Some(driver), task: None }))
     }
 

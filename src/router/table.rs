@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::id::{ComponentName, SourceName};
-use crate::model::source::{Http, Source, Trigger};
 use crate::model::Component;
+use crate::model::source::{Http, Source, Trigger};
 use crate::router::pattern::{self, HOST_MAX};
 use crate::slots::Gate;
 
@@ -239,8 +239,7 @@ pub fn conflict<'s>(candidate: &Source, others: impl IntoIterator<Item = &'s Sou
         .into_iter()
         .filter(|other| other.name != candidate.name)
         .filter(|other| {
-            served(other)
-                .is_some_and(|(http, other)| other == host && pattern::normal_prefix(&http.path) == prefix)
+            served(other).is_some_and(|(http, other)| other == host && pattern::normal_prefix(&http.path) == prefix)
         })
         .map(|other| &other.name)
         .min()
@@ -342,11 +341,7 @@ mod tests {
             name: name.parse().expect("a name"),
             component: "api".parse().expect("a name"),
             enabled: true,
-            trigger: Trigger::Http(Http {
-                host: host.map(str::to_owned),
-                path: path.to_owned(),
-                strip_prefix: true,
-            }),
+            trigger: Trigger::Http(Http { host: host.map(str::to_owned), path: path.to_owned(), strip_prefix: true }),
         }
     }
 
@@ -396,10 +391,8 @@ mod tests {
         let sources = [source("c", None, "/x"), source("a", None, "/x"), source("b", None, "/x")];
         let table = table(&sources);
         assert_eq!(found(&table, "", "/x"), Some("a"));
-        let pair = |loser: &str| Shadowed {
-            winner: "a".parse().expect("a name"),
-            loser: loser.parse().expect("a name"),
-        };
+        let pair =
+            |loser: &str| Shadowed { winner: "a".parse().expect("a name"), loser: loser.parse().expect("a name") };
         assert_eq!(table.shadowed(), [pair("b"), pair("c")]);
         assert_eq!(conflict(&sources[0], &sources).map(SourceName::as_str), Some("a"));
         let other = source("d", Some("h"), "/x");
@@ -445,15 +438,16 @@ mod tests {
             let name = std::cmp::Reverse(source.name.as_str());
             match &http.host {
                 None => matching.push((0, 0, prefix.len(), name)),
-                Some(text) => match text.strip_prefix("*.") {
-                    Some(domain) => {
-                        if host.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')) {
-                            matching.push((1, domain.len(), prefix.len(), name));
-                        }
+                Some(text) if text == host => matching.push((2, 0, prefix.len(), name)),
+                Some(text) => {
+                    let before = text.strip_prefix("*.").and_then(|domain| Some((domain, host.strip_suffix(domain)?)));
+                    if let Some((domain, before)) = before
+                        && before.len() > 1
+                        && before.ends_with('.')
+                    {
+                        matching.push((1, domain.len(), prefix.len(), name));
                     }
-                    None if text == host => matching.push((2, 0, prefix.len(), name)),
-                    None => {}
-                },
+                }
             }
         }
         matching.into_iter().max().map(|(_, _, _, name)| name.0)

@@ -300,7 +300,12 @@ where
     }
 }
 
-async fn answer(server: &Server, origin: &Origin, head: Option<&Activity>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(
+    server: &Server,
+    origin: &Origin,
+    head: Option<&Activity>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     server.stats.requests.fetch_add(1, Ordering::Relaxed);
     let reader = Reader::of(request.headers());
     if let Err(refusal) = check(&request, head) {

@@ -84,12 +84,8 @@ pub fn failed(failure: &Failure, reader: &Reader) -> Response<Body> {
             (StatusCode::SERVICE_UNAVAILABLE, "not_started", Some(*phase), Some(component))
         }
         F::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining", None, None),
-        F::Upstream { component, .. } => {
-            (StatusCode::BAD_GATEWAY, "upstream", Some(Phase::Handler), Some(component))
-        }
-        F::BodyTooLarge { component, .. } => {
-            (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", None, Some(component))
-        }
+        F::Upstream { component, .. } => (StatusCode::BAD_GATEWAY, "upstream", Some(Phase::Handler), Some(component)),
+        F::BodyTooLarge { component, .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", None, Some(component)),
     };
     let retry_after = match failure {
         F::QueueFull { retry_after, .. } | F::NotStarted { retry_after, .. } => Some(*retry_after),
