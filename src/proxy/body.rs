@@ -46,8 +46,9 @@ impl Progress {
         self.0.load(Ordering::Acquire) == TOO_LARGE
     }
 
-    pub(crate) fn is_broken(&self) -> bool {
-        self.0.load(Ordering::Acquire) == BROKEN
+    /// Whether it ended by the client's fault, so that the instance is not to blame.
+    pub(crate) fn failed(&self) -> bool {
+        matches!(self.0.load(Ordering::Acquire), TOO_LARGE | BROKEN)
     }
 
     fn set(&self, state: u8) {

@@ -30,6 +30,9 @@ use crate::telemetry;
 /// Bytes that a request holds while it waits for a slot: hyper's first read buffer (8 KiB) and the parsed head.
 const HELD: u64 = 12 * 1024;
 
+/// The shortest time between two sweeps; a timer must not run without pause whatever the settings are.
+const SHORTEST: Duration = Duration::from_millis(10);
+
 /// Settings of the way to instances. Every default says how it was found.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -118,7 +121,7 @@ impl Forwarder {
 
     /// Closes old connections until `shutdown`. Run it once per forwarder.
     pub async fn tend(self: Arc<Self>, shutdown: CancellationToken) {
-        let mut tick = tokio::time::interval(self.options.idle_timeout);
+        let mut tick = tokio::time::interval(self.options.idle_timeout.max(SHORTEST));
         while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
             self.pool.sweep();
         }
@@ -309,7 +312,7 @@ impl Forwarder {
                     return Err(Trouble::Unsent(Box::new(unsent), reason));
                 }
                 None => {
-                    if !reused && exchange.progress.as_deref().is_none_or(|progress| !progress.is_broken()) {
+                    if !reused && exchange.progress.as_deref().is_none_or(|progress| !progress.failed()) {
                         exchange.core.suspect(&slots.instance, &reason);
                     }
                     return Err(Trouble::Lost(reason));

@@ -112,6 +112,9 @@ pub(crate) fn to_instance(parts: &mut request::Parts, marks: &Marks<'_>) {
     let authority = parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
     let host = authority.or_else(|| parts.headers.get(header::HOST).cloned());
     strip_outside(&mut parts.headers);
+    if parts.version == Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
     let headers = &mut parts.headers;
     headers.reserve(ADDED);
     if let Some(host) = &host {
@@ -197,11 +200,33 @@ fn hop_by_hop(name: &str) -> bool {
 }
 
 fn ours(name: &str) -> bool {
-    name.starts_with("maelstrom-")
+    begins(name, "maelstrom-")
 }
 
 fn forwarding(name: &str) -> bool {
-    name == "forwarded" || name.starts_with("x-forwarded-")
+    name == "forwarded" || begins(name, "x-forwarded-")
+}
+
+/// `_` counts as `-`: handlers behind CGI or WSGI cannot tell them apart, so `X_Forwarded_For` would pass for ours.
+fn begins(name: &str, prefix: &str) -> bool {
+    let (name, prefix) = (name.as_bytes(), prefix.as_bytes());
+    name.len() >= prefix.len()
+        && name[0] == prefix[0]
+        && name.iter().zip(prefix).all(|(&found, &wanted)| found == wanted || (found == b'_' && wanted == b'-'))
+}
+
+/// An HTTP/2 client may send its cookies one by one; over HTTP/1.1 they are one header.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (cookies.next(), cookies.next()) else { return };
+    let mut all = first.as_bytes().to_vec();
+    for cookie in std::iter::once(second).chain(cookies) {
+        all.extend_from_slice(b"; ");
+        all.extend_from_slice(cookie.as_bytes());
+    }
+    if let Ok(all) = HeaderValue::from_bytes(&all) {
+        headers.insert(header::COOKIE, all);
+    }
 }
 
 /// The host is quoted if it is more than a token, as one with a port is. A host with quotes of its own is left out.
@@ -253,6 +278,8 @@ mod tests {
             ("forwarded", "for=10.0.0.1"),
             ("maelstrom-deadline-ms", "1"),
             ("maelstrom-anything", "1"),
+            ("x_forwarded_for", "10.0.0.1"),
+            ("maelstrom_component", "evil"),
             ("connection", "x-forwarded-for, maelstrom-component, x-custom, host"),
             ("x-custom", "gone"),
         ]);
@@ -262,9 +289,28 @@ mod tests {
         assert_eq!(headers["forwarded"], "for=192.0.2.7;proto=http;host=\"example.com:8008\"");
         assert_eq!(headers["maelstrom-component"], "api");
         assert_eq!(headers["host"], "example.com:8008");
-        for gone in ["x-custom", "x-forwarded-prefix", "maelstrom-anything", "connection", "maelstrom-deadline-ms"] {
-            assert!(!headers.contains_key(gone), "{gone}");
-        }
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "forwarded",
+                "host",
+                "maelstrom-component",
+                "maelstrom-request-id",
+                "x-forwarded-for",
+                "x-forwarded-host",
+                "x-forwarded-port",
+                "x-forwarded-proto"
+            ]
+        );
+    }
+
+    #[test]
+    fn cookies_of_an_http2_client_become_one_header() {
+        let mut headers = parts(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")]).headers;
+        join_cookies(&mut headers);
+        assert_eq!(headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
     }
 
     #[test]

@@ -438,16 +438,16 @@ mod tests {
             let name = std::cmp::Reverse(source.name.as_str());
             match &http.host {
                 None => matching.push((0, 0, prefix.len(), name)),
-                Some(text) => match text.strip_prefix("*.") {
-                    Some(domain)
-                        if host.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')) =>
+                Some(text) if text == host => matching.push((2, 0, prefix.len(), name)),
+                Some(text) => {
+                    let before = text.strip_prefix("*.").and_then(|domain| Some((domain, host.strip_suffix(domain)?)));
+                    if let Some((domain, before)) = before
+                        && before.len() > 1
+                        && before.ends_with('.')
                     {
                         matching.push((1, domain.len(), prefix.len(), name));
                     }
-                    Some(_) => {}
-                    None if text == host => matching.push((2, 0, prefix.len(), name)),
-                    None => {}
-                },
+                }
             }
         }
         matching.into_iter().max().map(|(_, _, _, name)| name.0)

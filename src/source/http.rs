@@ -41,6 +41,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often a connection is looked at, as a fraction of the time for a head: a slow head is cut at most that much late.
 const LOOKS: u32 = 4;
 
+/// The shortest time between two looks; a timer must not run without pause whatever the settings are.
+const SHORTEST: Duration = Duration::from_millis(10);
+
 /// Settings of the listener. Every default says how it was found.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -271,7 +274,7 @@ async fn until_closing(server: &Server, activity: &Activity) {
 /// Until the node drains (false), or the connection stood still for too long (true): between requests, or within a head.
 async fn until_closing_slow(server: &Server, activity: &Activity) -> bool {
     let options = &server.options;
-    let step = options.head_timeout / LOOKS;
+    let step = (options.head_timeout / LOOKS).max(SHORTEST);
     let mut tick = tokio::time::interval(step);
     let (mut before, mut still) = (activity.state(), Duration::ZERO);
     while server.shutdown.run_until_cancelled(tick.tick()).await.is_some() {
@@ -310,7 +313,7 @@ async fn answer(
     let reader = Reader::of(request.headers());
     if let Err(refusal) = check(&request, head) {
         server.stats.failures.fetch_add(1, Ordering::Relaxed);
-        return respond::refused(refusal, &reader);
+        return respond::refused(refusal, &reader, head.is_some());
     }
     let path = request.uri().path();
     if path == HEALTH && matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -323,6 +326,7 @@ async fn answer(
     };
     result.unwrap_or_else(|failure| {
         server.stats.failures.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(%failure, "a request was not answered by a component");
         respond::failed(&failure, &reader)
     })
 }

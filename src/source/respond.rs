@@ -104,12 +104,15 @@ pub fn failed(failure: &Failure, reader: &Reader) -> Response<Body> {
     response
 }
 
-/// The answer to a request that is refused. The connection is closed after it: what follows on it is not to be trusted.
-pub fn refused(refusal: Refusal, reader: &Reader) -> Response<Body> {
+/// The answer to a request that is refused. An HTTP/1 connection (`close`) ends with it: what follows is not to be
+/// trusted. Over HTTP/2 requests cannot run into each other, and the header that closes does not exist.
+pub fn refused(refusal: Refusal, reader: &Reader, close: bool) -> Response<Body> {
     let (status, code) = refusal.status();
     let problem = Problem { error: refusal.to_string(), code, phase: None, component: None, log: &[] };
     let mut response = build(status, &problem, reader);
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if close {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

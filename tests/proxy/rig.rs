@@ -34,16 +34,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 /// No step of a test takes longer, unless something hangs.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A core with the instances that a test gives it.
 #[derive(Debug)]
-pub struct Fixed {
+pub(crate) struct Fixed {
     started: tokio::time::Instant,
     random: AtomicU64,
-    pub suspects: Mutex<Vec<String>>,
-    /// Whether `wait` gives up at the deadline in the phase of a start.
-    pub waits: AtomicU64,
+    pub(crate) suspects: Mutex<Vec<String>>,
+    /// How often an event had to wait for a slot.
+    pub(crate) waits: AtomicU64,
 }
 
 impl Intake for Fixed {
@@ -81,7 +81,7 @@ impl Intake for Fixed {
     }
 }
 
-pub fn component() -> Component {
+pub(crate) fn component() -> Component {
     let one = NonZeroU32::MIN;
     Component {
         name: "api".parse().expect("a name"),
@@ -113,25 +113,28 @@ pub fn component() -> Component {
 }
 
 /// A listener in front of instances.
-pub struct Rig {
-    pub address: SocketAddr,
-    pub core: Arc<Fixed>,
-    pub gate: Arc<Gate>,
-    pub slots: Mutex<Vec<Arc<Slots>>>,
-    pub forwarder: Arc<Forwarder>,
-    pub table: Arc<ArcSwap<Table>>,
-    pub source: Option<HttpSource>,
-    pub shutdown: CancellationToken,
+pub(crate) struct Rig {
+    pub(crate) address: SocketAddr,
+    pub(crate) core: Arc<Fixed>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) slots: Mutex<Vec<Arc<Slots>>>,
+    /// Instances so far: an id is never used again.
+    count: AtomicU64,
+    pub(crate) forwarder: Arc<Forwarder>,
+    pub(crate) table: Arc<ArcSwap<Table>>,
+    pub(crate) source: Option<HttpSource>,
+    pub(crate) shutdown: CancellationToken,
 }
 
 impl Rig {
-    pub async fn new(instances: &[SocketAddr]) -> Self {
+    pub(crate) async fn new(instances: &[SocketAddr]) -> Self {
         Self::with(component(), Options::default(), instances).await
     }
 
-    pub async fn with(component: Component, options: Options, instances: &[SocketAddr]) -> Self {
+    pub(crate) async fn with(component: Component, options: Options, instances: &[SocketAddr]) -> Self {
         let core = Arc::new(Fixed {
-            started: tokio::time::Instant::now(),
+            // The clock of the test, which may not be read but for its timers.
+            started: tokio::time::sleep(Duration::ZERO).deadline(),
             random: AtomicU64::new(1),
             suspects: Mutex::default(),
             waits: AtomicU64::new(0),
@@ -164,50 +167,61 @@ impl Rig {
             options,
             shutdown.clone(),
         );
-        let rig =
-            Self { address, core, gate, slots: Mutex::default(), forwarder, table, source: Some(source), shutdown };
+        let rig = Self {
+            address,
+            core,
+            gate,
+            slots: Mutex::default(),
+            count: AtomicU64::new(0),
+            forwarder,
+            table,
+            source: Some(source),
+            shutdown,
+        };
         rig.set(instances);
         rig
     }
 
     /// Makes these the live instances.
-    pub fn set(&self, instances: &[SocketAddr]) {
+    pub(crate) fn set(&self, instances: &[SocketAddr]) {
         let name: ComponentName = "api".parse().expect("a name");
         let slots: Vec<Arc<Slots>> = instances
             .iter()
-            .enumerate()
-            .map(|(n, &address)| Arc::new(Slots::new(InstanceId::new(&name, n as u64), address, 100, Mono(0))))
+            .map(|&address| {
+                let id = InstanceId::new(&name, self.count.fetch_add(1, Ordering::SeqCst));
+                Arc::new(Slots::new(id, address, 100, Mono(0)))
+            })
             .collect();
         *self.slots.lock().expect("no panic") = slots.clone();
         self.gate.set_live(slots);
     }
 
-    pub fn in_flight(&self) -> u32 {
+    pub(crate) fn in_flight(&self) -> u32 {
         self.slots.lock().expect("no panic").iter().map(|slots| slots.in_flight()).sum()
     }
 
-    pub fn served(&self) -> u64 {
+    pub(crate) fn served(&self) -> u64 {
         self.slots.lock().expect("no panic").iter().map(|slots| slots.served()).sum()
     }
 
     /// Waits until every slot is given back; fails if one never is. More releases than claims fail in the slots.
-    pub async fn all_released(&self) {
+    pub(crate) async fn all_released(&self) {
         eventually("all slots are released", || self.in_flight() == 0).await;
     }
 
-    pub async fn connect(&self) -> Client {
+    pub(crate) async fn connect(&self) -> Client {
         Client { stream: TcpStream::connect(self.address).await.expect("a connection"), read: Vec::new() }
     }
 
     /// One request on a connection of its own; everything that came back.
-    pub async fn ask(&self, request: &str) -> String {
+    pub(crate) async fn ask(&self, request: &str) -> String {
         let mut client = self.connect().await;
         client.send(request).await;
         client.answer().await
     }
 
     /// An HTTP/2 client with prior knowledge.
-    pub async fn http2<B>(&self) -> hyper::client::conn::http2::SendRequest<B>
+    pub(crate) async fn http2<B>(&self) -> hyper::client::conn::http2::SendRequest<B>
     where
         B: hyper::body::Body + Unpin + Send + 'static,
         B::Data: Send,
@@ -222,7 +236,7 @@ impl Rig {
 }
 
 /// Waits for something that other tasks bring about.
-pub async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     let wait = async {
         while !is() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -232,18 +246,18 @@ pub async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
 }
 
 /// A client that writes what the test says.
-pub struct Client {
-    pub stream: TcpStream,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
     read: Vec<u8>,
 }
 
 impl Client {
-    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.expect("the connection takes bytes");
     }
 
     /// Reads until the buffer has `text`; gives all up to its end.
-    pub async fn until(&mut self, text: &str) -> String {
+    pub(crate) async fn until(&mut self, text: &str) -> String {
         let wait = async {
             loop {
                 if let Some(at) = find(&self.read, text.as_bytes()) {
@@ -259,7 +273,7 @@ impl Client {
     }
 
     /// Reads one answer with `Content-Length`, without body, or chunked.
-    pub async fn answer(&mut self) -> String {
+    pub(crate) async fn answer(&mut self) -> String {
         let head = self.until("\r\n\r\n").await;
         let lower = head.to_ascii_lowercase();
         if lower.contains("transfer-encoding: chunked") {
@@ -270,7 +284,7 @@ impl Client {
         head + &self.bytes(length).await
     }
 
-    pub async fn bytes(&mut self, count: usize) -> String {
+    pub(crate) async fn bytes(&mut self, count: usize) -> String {
         let wait = async {
             while self.read.len() < count {
                 assert!(self.stream.read_buf(&mut self.read).await.expect("bytes") > 0, "closed early");
@@ -281,25 +295,38 @@ impl Client {
         String::from_utf8_lossy(&std::mem::replace(&mut self.read, rest)).into_owned()
     }
 
+    /// How many bytes of the body of an answer come until the other side closes.
+    pub(crate) async fn body_until_closed(&mut self, byte: u8) -> usize {
+        self.until("\r\n\r\n").await;
+        let mut total = 0;
+        loop {
+            total += self.read.iter().filter(|&&found| found == byte).count();
+            self.read.clear();
+            if self.stream.read_buf(&mut self.read).await.unwrap_or(0) == 0 {
+                return total;
+            }
+        }
+    }
+
     /// Everything until the other side closes (or resets).
-    pub async fn rest(&mut self) -> String {
+    pub(crate) async fn rest(&mut self) -> String {
         let wait = async { while self.stream.read_buf(&mut self.read).await.unwrap_or(0) > 0 {} };
         tokio::time::timeout(PATIENCE, wait).await.expect("the connection is closed");
         String::from_utf8_lossy(&std::mem::take(&mut self.read)).into_owned()
     }
 }
 
-pub fn find(all: &[u8], part: &[u8]) -> Option<usize> {
+pub(crate) fn find(all: &[u8], part: &[u8]) -> Option<usize> {
     all.windows(part.len()).position(|window| window == part)
 }
 
 /// An address that refuses connections.
-pub async fn refusing() -> SocketAddr {
+pub(crate) async fn refusing() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address")
 }
 
 /// An instance made of a script for each connection.
-pub async fn scripted<F, R>(script: F) -> SocketAddr
+pub(crate) async fn scripted<F, R>(script: F) -> SocketAddr
 where
     F: Fn(usize, Client) -> R + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
@@ -316,16 +343,15 @@ where
     address
 }
 
-pub type AnyBody = UnsyncBoxBody<Bytes, Infallible>;
+pub(crate) type AnyBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What an honest instance has seen.
 #[derive(Debug, Default)]
-pub struct Seen {
-    pub requests: AtomicU64,
-    pub received: AtomicU64,
-    pub sent: AtomicU64,
+pub(crate) struct Seen {
+    pub(crate) requests: AtomicU64,
+    pub(crate) sent: AtomicU64,
     /// Requests that were dropped before their answer.
-    pub cancelled: AtomicU64,
+    pub(crate) cancelled: AtomicU64,
 }
 
 struct Cancelled<'a>(&'a Seen, bool);
@@ -339,7 +365,7 @@ impl Drop for Cancelled<'_> {
 }
 
 /// An instance that speaks HTTP/1.1 and HTTP/2 and does what the path says.
-pub async fn honest() -> (SocketAddr, Arc<Seen>) {
+pub(crate) async fn honest() -> (SocketAddr, Arc<Seen>) {
     let seen = Arc::<Seen>::default();
     let shared = Arc::clone(&seen);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -376,18 +402,18 @@ async fn serve(mut request: Request<Incoming>, seen: Arc<Seen>) -> Response<AnyB
             text(lines)
         }
         "/count" => {
-            let mut trailers = HeaderMap::new();
+            let (mut trailers, mut count) = (HeaderMap::new(), 0);
             let mut body = request.into_body();
             while let Some(frame) = body.frame().await {
                 let Ok(frame) = frame else { return text("broken".into()) };
                 if let Some(data) = frame.data_ref() {
-                    seen.received.fetch_add(data.len() as u64, Ordering::SeqCst);
+                    count += data.len();
                 }
                 if let Ok(found) = frame.into_trailers() {
                     trailers = found;
                 }
             }
-            text(format!("{} {trailers:?}", seen.received.load(Ordering::SeqCst)))
+            text(format!("{count} {trailers:?}"))
         }
         "/echo" => Response::new(request.into_body().map_err(|_| panic!("body broke")).boxed_unsync()),
         "/big" => {
@@ -407,7 +433,9 @@ async fn serve(mut request: Request<Incoming>, seen: Arc<Seen>) -> Response<AnyB
             let mut trailers = HeaderMap::new();
             trailers.insert("x-sum", "42".parse().expect("a value"));
             trailers.insert("maelstrom-evil", "1".parse().expect("a value"));
-            let body = Full::new(Bytes::from_static(b"data")).with_trailers(async move { Some(Ok(trailers)) });
+            // Of unknown length, so that it is chunked over HTTP/1.1: only then are there trailers.
+            let frames = [Frame::data(Bytes::from_static(b"data")), Frame::trailers(trailers)];
+            let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok)));
             let mut response = Response::new(body.boxed_unsync());
             response.headers_mut().insert("trailer", "x-sum, maelstrom-evil".parse().expect("a value"));
             response
