@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use support::{Daemon, PATIENCE, free_port};
+use support::daemon::{Daemon, PATIENCE, exchange, free_port};
 
-#[path = "support/daemon.rs"]
-mod support;
+mod support {
+    pub(crate) mod daemon;
+}
 
 /// The daemon's own sample component.
 fn hello() -> Value {
@@ -104,7 +105,7 @@ fn an_identical_put_changes_nothing_and_a_stale_one_is_a_conflict() {
             "PUT /v1/components/api HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n{head}Connection: close\r\n\r\n{document}",
             document.len()
         );
-        let (status, body) = support::exchange(TcpStream::connect(daemon.api).expect("accepted"), &request);
+        let (status, body) = exchange(TcpStream::connect(daemon.api).expect("accepted"), &request);
         (status, serde_json::from_str::<Value>(&body).expect("JSON"))
     };
     let (_, first) = put(&document, "");

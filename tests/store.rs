@@ -247,50 +247,6 @@ fn a_full_disk_refuses_the_put_keeps_what_was_and_works_again_when_there_is_room
     assert_eq!(Registry::restore(loaded.node, loaded.hlc, loaded.registers).root(), registry.root());
 }
 
-/// Prints what a put and a start cost. `cargo test --release --test store -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement, not a check"]
-fn what_a_put_and_a_start_cost() {
-    let dir = tempfile::tempdir_in(std::env::var_os("MAELSTROM_TEST_DIR").unwrap_or_else(|| ".".into())).expect("dir");
-    let (mut store, loaded) = open(dir.path());
-    let mut registry = Registry::restore(loaded.node, loaded.hlc, loaded.registers);
-    let batch: Vec<Change> =
-        (0..100_000).flat_map(|n| put_in_memory(&mut registry, &format!("c-{n:05}"), &[n as u8; 200]).0).collect();
-    let started = Instant::now();
-    store.commit(&batch, registry.hlc()).expect("a commit");
-    println!("100,000 rows in one commit: {:?}", started.elapsed());
-    let mut times: Vec<Duration> = (0..500)
-        .map(|n| {
-            let started = Instant::now();
-            put(&mut store, &mut registry, &format!("c-{:05}", n * 199), &[9; 200]).expect("a put");
-            started.elapsed()
-        })
-        .collect();
-    times.sort();
-    println!("put and fsync: p50 {:?}, p99 {:?}", times[250], times[495]);
-    drop(store);
-    println!("file: {} bytes", fs::metadata(file(dir.path())).expect("a file").len());
-    let started = Instant::now();
-    let (_store, loaded) = open(dir.path());
-    let opened = started.elapsed();
-    let restored = Registry::restore(loaded.node, loaded.hlc, loaded.registers);
-    println!("open: {opened:?}, registry: {:?}", started.elapsed() - opened);
-    assert_eq!(restored.root(), registry.root());
-    let rss = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    println!("{}", rss.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default());
-    let mut other = Registry::restore(loaded.node, loaded.hlc, []);
-    let started = Instant::now();
-    for (key, register) in restored.registers() {
-        other.merge(key, register.clone(), Wall(1));
-    }
-    let first = started.elapsed();
-    for (key, register) in restored.registers() {
-        other.merge(key, register.clone(), Wall(1));
-    }
-    println!("merge of 100,000: {first:?}, again: {:?}", started.elapsed() - first);
-    assert_eq!(other.root(), restored.root());
-}
-
 fn open(dir: &Path) -> (Store, Loaded) {
     Store::open(dir, 42).unwrap_or_else(|error| panic!("{error}"))
 }

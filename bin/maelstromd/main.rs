@@ -78,6 +78,7 @@ where
     Fut: Future<Output = anyhow::Result<ExitCode>>,
 {
     telemetry::init_tracing(config.log_format, &config.log)?;
+    allow_many_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let signals = Signals::new()?;
@@ -87,6 +88,16 @@ where
     // Nothing that matters is under way by now; a blocked thread must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
+}
+
+/// Every connection is a file, and 1,024, the usual soft limit, is there for programs that use `select`. Instances inherit
+/// it, as they do from systemd's `LimitNOFILE`.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(?current, %error, "the number of open files stays limited");
+    }
 }
 
 async fn serve_until(daemon: Daemon, mut signals: Signals) -> anyhow::Result<ExitCode> {

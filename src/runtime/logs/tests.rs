@@ -1,3 +1,5 @@
+//! What the log book keeps, bounds and follows.
+
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;

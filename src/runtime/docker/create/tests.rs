@@ -1,3 +1,5 @@
+//! What a component becomes in words of the engine.
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
