@@ -15,7 +15,6 @@ use maelstrom::model::component::{Component, Image, PullPolicy, Volume, VolumeKi
 use maelstrom::runtime::docker::DockerRuntime;
 use maelstrom::runtime::{BoxFuture, Exit, InstanceSpec, LogBook, Owner, Runtime, RuntimeError, RuntimeEvent, Started};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use support::contract::{self, Bench, PATIENCE, eventually, get, quiet, unique};

@@ -73,9 +73,15 @@ async fn set_up(daemon: &Daemon, program: &Path) -> anyhow::Result<()> {
 
 fn tour(daemon: &Daemon, program: &Path) {
     let port = daemon.http().port();
-    let maelctl = program.with_file_name("maelctl");
+    let beside = program.with_file_name("maelctl");
+    // `cargo run` builds the program that it runs and no other.
+    let maelctl = if beside.exists() {
+        beside.display().to_string()
+    } else {
+        "cargo run -q --release --bin maelctl --".to_owned()
+    };
     let node = if daemon.api().port() == 8374 { String::new() } else { format!(" --node http://{}", daemon.api()) };
-    let ctl = format!("{}{node}", maelctl.display());
+    let ctl = format!("{maelctl}{node}");
     println!(
         "\
 Maelstrom demo: one node, processes as instances, nothing kept.
@@ -93,7 +99,7 @@ Then look at it; unused it freezes after {FREEZE} and stops after {STOP}:
 
 Put one of your own (any program that serves HTTP on $PORT):
 
-  {ctl} comp put files --command \"sh -c 'exec python3 -u -m http.server $PORT'\"
+  {ctl} comp put files --command \"sh -c 'exec python3 -u -m http.server \\$PORT'\"
   {ctl} es put files --component files --http-host files.localhost
 
 Ctrl-C ends the demo and leaves nothing behind."
