@@ -23,9 +23,13 @@ const CHUNK: usize = 64 * 1024;
 /// Bytes per stream before the caller gets its turn: about 5 ms of work.
 const TURN: usize = 16 * CHUNK;
 
-/// Unread bytes beyond which the older half is passed over: as much as the book can hold, so that only lines are
+/// Unread bytes beyond which all but the newest are passed over: as much as the book can hold, so that only lines are
 /// lost that would fall out of the book anyway.
 const BACKLOG_MAX: u64 = 8 * 1024 * 1024;
+
+/// What is kept of such a backlog: the newest. Short lines take six times their length in the book, and the line that
+/// tells of the gap must not fall out of it at once.
+const BACKLOG_KEPT: u64 = 512 * 1024;
 
 /// Read bytes that are given back at once. Punching costs some 10 µs, and a file is never longer than the backlog plus
 /// this.
@@ -136,12 +140,12 @@ impl Output {
         }
     }
 
-    /// Gives up the older half of what was written faster than it can be read.
+    /// Gives up the older part of what was written faster than it can be read.
     fn skip_backlog(&mut self, sink: &mut impl FnMut(Stream, Vec<String>)) -> io::Result<()> {
         let length = self.file.metadata()?.len();
         let backlog = length.saturating_sub(self.position);
         if backlog > BACKLOG_MAX {
-            let skipped = backlog - BACKLOG_MAX / 2;
+            let skipped = backlog - BACKLOG_KEPT;
             self.position += skipped;
             sink(
                 Stream::System,
