@@ -59,21 +59,55 @@ enum HostKey {
     Wild(Vec<u8>),
 }
 
+/// One cache line: a lookup touches the cell of the index and this.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Host {
-    key: Box<[u8]>,
+    key: Key,
     /// The route of the empty prefix.
     root: Option<Arc<Target>>,
-    /// Segments and bytes of the longest prefix: nothing behind needs a look.
-    depth: usize,
-    longest: usize,
+    /// Bytes and segments of the longest prefix: nothing behind needs a look.
+    longest: u32,
+    depth: u32,
 }
 
+/// One cache line, as [`Host`].
 #[derive(Debug)]
+#[repr(align(64))]
 struct Route {
-    host: u32,
-    prefix: Box<str>,
+    prefix: Key,
     target: Arc<Target>,
+    host: u32,
+}
+
+/// Bytes to compare with; in place if they fit into what the line has left.
+#[derive(Debug)]
+enum Key {
+    Short(u8, [u8; SHORT]),
+    Long(Box<[u8]>),
+}
+
+/// What fits beside the other fields; longer than nearly all hosts and prefixes.
+const SHORT: usize = 38;
+
+impl Key {
+    fn new(bytes: &[u8]) -> Self {
+        let mut short = [0; SHORT];
+        match (short.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
+            (Some(room), Ok(length)) => {
+                room.copy_from_slice(bytes);
+                Self::Short(length, short)
+            }
+            _ => Self::Long(bytes.into()),
+        }
+    }
+
+    fn is(&self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Short(length, short) => short[..usize::from(*length)] == *bytes,
+            Self::Long(long) => **long == *bytes,
+        }
+    }
 }
 
 impl Table {
@@ -110,7 +144,7 @@ impl Table {
         }));
         table.shadowed.sort_by(|a, b| a.loser.cmp(&b.loser));
 
-        let mut hosts: Vec<HostKey> = Vec::new();
+        let (mut hosts, mut sums): (Vec<HostKey>, Vec<u64>) = Default::default();
         for ((key, prefix), (_, target)) in routes {
             if hosts.last() != Some(&key) {
                 hosts.push(key.clone());
@@ -118,7 +152,7 @@ impl Table {
                     HostKey::Any => Vec::new(),
                     HostKey::Exact(text) | HostKey::Wild(text) => text,
                 };
-                table.hosts.push(Host { key: text.into(), root: None, depth: 0, longest: 0 });
+                table.hosts.push(Host { key: Key::new(&text), root: None, longest: 0, depth: 0 });
             }
             let at = table.hosts.len() - 1;
             let host = &mut table.hosts[at];
@@ -127,9 +161,11 @@ impl Table {
                 host.root = Some(target);
                 continue;
             }
-            host.depth = host.depth.max(prefix.bytes().filter(|&byte| byte == b'/').count());
-            host.longest = host.longest.max(prefix.len());
-            table.routes.push(Route { host: index(at), prefix: prefix.into(), target });
+            host.depth = host.depth.max(index(prefix.bytes().filter(|&byte| byte == b'/').count()));
+            host.longest = host.longest.max(index(prefix.len()));
+            let segments = prefix.split('/').skip(1);
+            sums.push(segments.fold(path_seed(index(at)), |sum, segment| hash(sum, segment.as_bytes())));
+            table.routes.push(Route { host: index(at), prefix: Key::new(prefix.as_bytes()), target });
         }
         table.exact = Index::sized(hosts.len());
         table.wild = Index::sized(hosts.len());
@@ -144,8 +180,8 @@ impl Table {
             }
         }
         table.paths = Index::sized(table.routes.len());
-        for (at, route) in table.routes.iter().enumerate() {
-            table.paths.insert(hash(path_seed(route.host), route.prefix.as_bytes()), index(at));
+        for (at, &sum) in sums.iter().enumerate() {
+            table.paths.insert(sum, index(at));
         }
         table
     }
@@ -200,31 +236,33 @@ impl Table {
     }
 
     fn host(&self, among: &Index, host: &[u8]) -> Option<u32> {
-        among.find(hash(SEED, host), |at| *self.hosts[at as usize].key == *host)
+        among.find(hash(SEED, host), |at| self.hosts[at as usize].key.is(host))
     }
 
-    /// The longest prefix that covers the path: one pass, one look per segment boundary.
+    /// The longest prefix that covers the path: one pass, one look per segment.
     fn within(&self, at: u32, path: &str) -> Option<&Arc<Target>> {
         let host = &self.hosts[at as usize];
         let mut best = host.root.as_ref();
-        let (mut sum, mut depth) = (path_seed(at), 0);
-        let bytes = path.as_bytes();
-        for (position, &byte) in bytes.iter().enumerate().take(host.longest) {
-            sum = step(sum, byte);
-            let end = position + 1;
-            if end == bytes.len() || bytes[end] == b'/' {
-                let found = self.paths.find(sum, |route| {
-                    let route = &self.routes[route as usize];
-                    route.host == at && route.prefix.as_bytes() == &bytes[..end]
-                });
-                if let Some(route) = found {
-                    best = Some(&self.routes[route as usize].target);
-                }
-                depth += 1;
-                if depth == host.depth {
-                    break;
-                }
+        let path = path.as_bytes();
+        let (mut sum, mut start) = (path_seed(at), 1);
+        for _ in 0..host.depth {
+            let within = &path[start..path.len().min(host.longest as usize + 1)];
+            let end = start + within.iter().position(|&byte| byte == b'/').unwrap_or(within.len());
+            if end > host.longest as usize {
+                break;
             }
+            sum = hash(sum, &path[start..end]);
+            let found = self.paths.find(sum, |route| {
+                let route = &self.routes[route as usize];
+                route.host == at && route.prefix.is(&path[..end])
+            });
+            if let Some(route) = found {
+                best = Some(&self.routes[route as usize].target);
+            }
+            if end == path.len() {
+                break;
+            }
+            start = end + 1;
         }
         best
     }
@@ -271,21 +309,30 @@ fn index(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
-/// Offset basis and prime of FNV-1a. A fixed hash is safe here: only administrators choose what is in the index, so a
-/// client cannot build long chains; and it can be continued byte by byte, which finds all prefixes in one pass.
-const SEED: u64 = 0xcbf2_9ce4_8422_2325;
-const PRIME: u64 = 0x0100_0000_01b3;
+/// Odd numbers without pattern: the first digits of pi and of the golden ratio.
+const SEED: u64 = 0x243f_6a88_85a3_08d3;
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
-fn step(sum: u64, byte: u8) -> u64 {
-    (sum ^ u64::from(byte)).wrapping_mul(PRIME)
+/// Continues a hash with one text, eight bytes at a time. A fixed hash is safe here: only administrators choose what
+/// is in the index, so a client cannot build long chains.
+fn hash(seed: u64, bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut sum = seed ^ bytes.len() as u64;
+    for word in words {
+        sum = fold(sum ^ u64::from_le_bytes(*word));
+    }
+    let rest = rest.iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    fold(sum ^ rest)
 }
 
-fn hash(seed: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(seed, |sum, &byte| step(sum, byte))
+/// Both halves of a wide product: every bit of the input reaches every bit of the sum.
+fn fold(word: u64) -> u64 {
+    let wide = u128::from(word ^ SEED) * u128::from(FACTOR);
+    (wide >> 64) as u64 ^ wide as u64
 }
 
 fn path_seed(host: u32) -> u64 {
-    hash(SEED, &host.to_le_bytes())
+    fold(u64::from(host))
 }
 
 /// An open-addressed index from a hash to a position in a list that the owner keeps. Never grows, at most half full.
@@ -325,10 +372,9 @@ impl Index {
     }
 }
 
-/// The tag and the first cell of a hash. The multiplication spreads the last bytes, which FNV leaves in the low bits.
+/// The tag and the first cell of a hash.
 fn parts(sum: u64, mask: usize) -> (u32, usize) {
-    let mixed = sum.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ((mixed >> 32) as u32, (mixed >> 20) as usize & mask)
+    ((sum >> 32) as u32, sum as usize & mask)
 }
 
 #[cfg(test)]
