@@ -272,7 +272,7 @@ fn start_ours(folder: &Path, _backend: SocketAddr) -> anyhow::Result<(Process, S
     // One instance, which may have all connections at once, and which stays.
     let component = serde_json::json!({
         "command": [this.to_string_lossy(), "--backend"],
-        "concurrency": 1000, "min_instances": 1, "max_instances": 1,
+        "concurrency": 1000, "instances": {"min": 1, "max": 1},
     });
     put(api, "/v1/components/bench", &component)?;
     put(api, "/v1/sources/bench", &serde_json::json!({"component": "bench", "http": {"host": HOST}}))?;
