@@ -34,7 +34,7 @@ pub enum StoreError {
     /// Bytes that no release wrote. The file is left where it is.
     #[error(
         "{} is damaged ({why}): put a backup in its place, or move it away and start again; \
-         the node then comes up as a new one and copies the registry from its peers",
+         the node then comes up as a new one and knows no component",
         path.display()
     )]
     Damaged {
