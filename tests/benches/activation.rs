@@ -66,7 +66,7 @@ fn process(figures: &mut Figures) {
     daemon.put(
         "components",
         "cold",
-        &serde_json::json!({"command": command, "idle": {"freeze": "never", "stop": "50ms"}}).to_string(),
+        &serde_json::json!({"command": command, "idle": {"freeze": "never", "stop": "100ms"}}).to_string(),
     );
     daemon.put("sources", "cold", r#"{"component":"cold","http":{"host":"cold.localhost"}}"#);
     let (mut raw, mut ours) = (Vec::new(), Vec::new());
@@ -104,7 +104,7 @@ fn docker(figures: &mut Figures) {
         "cold",
         &serde_json::json!({
             "image": IMAGE, "pull": "never", "port": 8080,
-            "idle": {"freeze": "never", "stop": "50ms"}, "stop": {"signal": "SIGKILL"},
+            "idle": {"freeze": "never", "stop": "100ms"}, "stop": {"signal": "SIGKILL"},
         })
         .to_string(),
     );
@@ -132,7 +132,7 @@ fn frozen(figures: &mut Figures, runtime: &str) {
         "docker" => serde_json::json!({"image": IMAGE, "pull": "never", "port": 8080, "stop": {"signal": "SIGKILL"}}),
         _ => serde_json::json!({"command": [this, "--backend"]}),
     };
-    document["idle"] = serde_json::json!({"freeze": "50ms", "stop": "10m"});
+    document["idle"] = serde_json::json!({"freeze": "100ms", "stop": "10m"});
     daemon.put("components", "frozen", &document.to_string());
     daemon.put("sources", "frozen", r#"{"component":"frozen","http":{"host":"frozen.localhost"}}"#);
     assert_eq!(daemon.get("frozen.localhost"), 200);
