@@ -71,7 +71,7 @@ pub enum Fact {
     Started(InstanceId, SocketAddr, String),
     /// The instance can take events.
     Ready(InstanceId),
-    /// The start failed and nothing of the instance is left.
+    /// The start failed. Nothing of the instance is left, unless the phase is [`Phase::Ready`]: then it runs.
     StartFailed {
         /// Which instance.
         id: InstanceId,
@@ -307,11 +307,17 @@ impl Activation {
             }
             Fact::Ready(id) => self.ready(&id, now, out),
             Fact::StartFailed { id, phase, reason, log } => {
-                if self.instances.remove(&id).is_some() {
-                    out.push(Effect::Forget(id.clone()));
-                    out.push(Effect::Note(Some(id), format!("start failed in phase {phase}: {reason}")));
-                    self.failed(Problem { phase, reason, log, at: now.wall }, now, rng, out);
+                let Some(instance) = self.instances.get_mut(&id) else { return };
+                out.push(Effect::Note(Some(id.clone()), format!("start failed in phase {phase}: {reason}")));
+                if phase == Phase::Ready {
+                    // It runs, and what waits hears why before its end is seen.
+                    instance.state = State::Stopping;
+                    out.push(Effect::Stop(id, Arc::clone(&instance.component)));
+                } else {
+                    self.instances.remove(&id);
+                    out.push(Effect::Forget(id));
                 }
+                self.failed(Problem { phase, reason, log, at: now.wall }, now, rng, out);
             }
             Fact::Exited { id, how, log } => self.exited(id, how, log, now, rng, out),
             Fact::Frozen(id, result) => self.frozen(&id, result, out),

@@ -325,6 +325,21 @@ fn a_failed_start_answers_all_who_wait_with_the_reason_and_the_last_lines() {
 }
 
 #[test]
+fn an_instance_that_never_becomes_ready_is_stopped_and_its_end_changes_no_answer() {
+    let mut world = World::new(|_| {});
+    world.wait(1);
+    let id = world.starts().pop().expect("a start");
+    world.fact(Fact::Started(id.clone(), ([127, 0, 0, 1], 1).into(), "1".into()));
+    let reason = "nothing accepts connections".to_owned();
+    world.fact(Fact::StartFailed { id: id.clone(), phase: Phase::Ready, reason, log: Vec::new() });
+    assert!(matches!(&world.refusals()[..], [(1, Failure::NotStarted { reason, .. })] if reason.contains("accepts")));
+    assert_eq!(world.stops(), std::slice::from_ref(&id));
+    world.fact(Fact::Exited { id, how: "killed by signal 15".into(), log: Vec::new() });
+    assert!(world.activation.problem().is_some_and(|problem| problem.reason.contains("accepts")));
+    assert!(world.states().is_empty());
+}
+
+#[test]
 fn starts_that_keep_failing_are_spaced_out_and_events_meanwhile_hear_why() {
     let mut world = World::new(|_| {});
     let mut failures = 0;
@@ -400,7 +415,7 @@ fn a_failing_check_never_removes_the_last_instance_without_a_replacement() {
         slots.instance == sick
     }));
     world.fact(Fact::StartFailed { id: new, phase: Phase::Ready, reason: "500".into(), log: Vec::new() });
-    assert!(world.stops().is_empty(), "no replacement, so it stays");
+    assert!(!world.stops().contains(&sick), "no replacement, so it stays");
     world.pass(Duration::from_secs(5));
     let new = world.starts().pop().expect("another try");
     world.up(&new);

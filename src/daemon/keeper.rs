@@ -190,8 +190,8 @@ impl Work {
         match ready {
             Some(Ok(())) => self.report(Fact::Ready(self.id.clone())).await,
             Some(Err(error)) => {
-                // Its last words first: stopping makes it say others.
-                self.report_failed(Phase::Ready, error.to_string(), self.workshop.last_lines(&self.id)).await;
+                // The core answers with an order to stop it.
+                self.start_failed(Phase::Ready, error.to_string()).await;
             }
             None => {
                 // An order to stop, if there is one, finds nothing left, which is fine.
@@ -200,13 +200,6 @@ impl Work {
                 }
             }
         }
-    }
-
-    async fn report_failed(&self, phase: Phase, reason: String, log: Vec<String>) {
-        if let Err(error) = self.stop("SIGTERM", SHORT_GRACE).await {
-            tracing::warn!(instance = %self.id, %error, "could not clear an instance away");
-        }
-        self.report(Fact::StartFailed { id: self.id.clone(), phase, reason, log }).await;
     }
 
     async fn start_failed(&self, phase: Phase, reason: String) {

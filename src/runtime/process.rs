@@ -167,9 +167,6 @@ impl Inner {
         let raw = i32::try_from(child.id()).unwrap_or_default();
         drop(child);
         let Some(pid) = Pid::from_raw(raw) else { return Err(failed("the system gave no process id".to_owned())) };
-        if let Err(error) = group.add(raw) {
-            tracing::debug!(instance = %spec.id, %error, "not in its cgroup");
-        }
         // The daemon may be protected from the kernel's killer; its components must not be.
         _ = fs::write(format!("/proc/{raw}/oom_score_adj"), "0");
         let started = self.watch_new(spec, address, home, group, pid);
@@ -203,11 +200,12 @@ impl Inner {
         home.write(&record).map_err(|error| failed(format!("cannot write into {}: {error}", home.0.display())))?;
         let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK);
         let handle = handle.map_err(|error| failed(format!("cannot watch process {raw}: {error}")))?;
-        self.watch(record, pid, handle, home.clone(), group.clone(), false)?;
+        self.watch(record, pid, handle, home.clone(), group.clone(), None)?;
         Ok(Started { address, handle: raw.to_string() })
     }
 
-    /// Takes an instance over: from now on its end is seen, and what it writes goes into the log.
+    /// Takes an instance over: from now on its end is seen, and what it writes goes into the log. `adopted` says of one
+    /// from before whether it is frozen.
     fn watch(
         self: &Arc<Self>,
         record: Record,
@@ -215,7 +213,7 @@ impl Inner {
         handle: OwnedFd,
         home: Home,
         group: Group,
-        frozen: bool,
+        adopted: Option<bool>,
     ) -> Result<(), RuntimeError> {
         let id = record.id.clone();
         let io = |error: io::Error| failed(format!("cannot watch instance {id}: {error}"));
@@ -230,15 +228,24 @@ impl Inner {
             pid,
             home,
             group,
-            frozen: AtomicBool::new(frozen),
+            frozen: AtomicBool::new(adopted.unwrap_or(false)),
             gone: CancellationToken::new(),
         });
         self.running().insert(id, Arc::clone(&running));
-        telemetry::spawn("process", Arc::clone(self).follow(running, handle, capture));
+        telemetry::spawn("process", Arc::clone(self).follow(running, handle, capture, adopted.is_none()));
         Ok(())
     }
 
-    async fn follow(self: Arc<Self>, running: Arc<Running>, handle: AsyncFd<OwnedFd>, mut capture: Capture) {
+    async fn follow(self: Arc<Self>, running: Arc<Running>, handle: AsyncFd<OwnedFd>, mut capture: Capture, new: bool) {
+        if new {
+            // Beside the start, not before its end: the kernel takes 10 ms and more to move a process. Its number is
+            // ours for as long as this task has not waited for it. Children that it has by then are found by their marks.
+            let joining = Arc::clone(&running);
+            let joined = tokio::task::spawn_blocking(move || joining.group.add(joining.record.pid)).await;
+            if let Ok(Err(error)) = joined {
+                tracing::debug!(instance = %running.record.id, %error, "not in its cgroup");
+            }
+        }
         let mut pause = LOOK_BUSY;
         loop {
             tokio::select! {
@@ -357,7 +364,7 @@ impl Inner {
                 (Some(record), Some((pid, handle))) => {
                     let stopped = tree::stat(record.pid).is_some_and(|stat| stat.state == 'T');
                     let frozen = stopped || group.is_frozen();
-                    self.watch(record, pid, handle, home, group, frozen)?;
+                    self.watch(record, pid, handle, home, group, Some(frozen))?;
                 }
                 (record, _) => self.clear(&id, &home, &group, record.is_some()),
             }
