@@ -76,6 +76,8 @@ struct Running {
     home: Home,
     group: Group,
     frozen: AtomicBool,
+    /// It is in its cgroup, if it has one: not before can it be frozen there.
+    joined: CancellationToken,
     /// Nothing of it is left.
     gone: CancellationToken,
 }
@@ -229,6 +231,7 @@ impl Inner {
             home,
             group,
             frozen: AtomicBool::new(adopted.unwrap_or(false)),
+            joined: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
         self.running().insert(id, Arc::clone(&running));
@@ -246,6 +249,7 @@ impl Inner {
                 tracing::debug!(instance = %running.record.id, %error, "not in its cgroup");
             }
         }
+        running.joined.cancel();
         let mut pause = LOOK_BUSY;
         loop {
             tokio::select! {
@@ -433,7 +437,12 @@ impl Runtime for ProcessRuntime {
     }
 
     fn freeze<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), RuntimeError>> {
-        Box::pin(async move { self.0.set_frozen(id, true) })
+        Box::pin(async move {
+            if let Some(running) = self.0.get(id) {
+                running.joined.cancelled().await;
+            }
+            self.0.set_frozen(id, true)
+        })
     }
 
     fn thaw<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<(), RuntimeError>> {
