@@ -55,7 +55,7 @@ const TABLE: &[Row] = &[
           why: "config gathers the settings of everything below" },
     Row { floor: 5, modules: &["daemon"], floors: &[1, 2, 3, 4], also: &["config"],
           why: "the daemon assembles everything below; only bin/ imports it" },
-    Row { floor: 6, modules: &["bin"], floors: &[], also: &["daemon", "config", "admin", "model", "id", "telemetry", "transport"],
+    Row { floor: 6, modules: &["bin"], floors: &[], also: &["daemon", "config", "admin", "model", "id", "telemetry"],
           why: "a binary parses, calls and prints: the parts are the daemon's" },
 ];
 
