@@ -35,3 +35,5 @@ pub mod source;
 pub mod store;
 #[cfg(feature = "daemon")]
 pub mod telemetry;
+#[cfg(feature = "daemon")]
+pub mod transport;

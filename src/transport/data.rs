@@ -1,0 +1,122 @@
+//! Data connections: streams of bytes between two nodes, apart from the control connection, so that a large answer
+//! never stands in the way of a probe. They close when idle and their end is no evidence of anything.
+//!
+//! Knows nothing of what is in a stream.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Inner;
+use super::close::{Code, DialError};
+use crate::id::NodeId;
+use crate::telemetry;
+
+/// A stream in both directions. Ending the writing side (`shutdown`) leaves the other one open; dropping it ends both.
+#[derive(Debug)]
+pub struct DataStream {
+    send: SendStream,
+    receive: RecvStream,
+}
+
+impl DataStream {
+    /// Breaks both directions off: the other side sees an error and not an end.
+    pub fn abort(mut self) {
+        // Both fail only if the stream has ended already.
+        let _ = self.send.reset(Code::Unused.number());
+        let _ = self.receive.stop(Code::Unused.number());
+    }
+}
+
+impl AsyncRead for DataStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        AsyncRead::poll_read(Pin::new(&mut self.receive), cx, buffer)
+    }
+}
+
+impl AsyncWrite for DataStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(&mut self.send), cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_shutdown(Pin::new(&mut self.send), cx)
+    }
+}
+
+/// An open data connection. Either side opens streams on it, whoever dialled.
+#[derive(Debug)]
+pub(super) struct DataLink {
+    pub(super) node: NodeId,
+    pub(super) connection: Connection,
+}
+
+/// Opens a stream; dials if there is no data connection to the node.
+pub(super) async fn open(
+    inner: &Arc<Inner>,
+    node: NodeId,
+    address: SocketAddr,
+    deadline: Duration,
+) -> Result<DataStream, DialError> {
+    let opened = async {
+        let connection = match find(inner, node) {
+            Some(connection) => connection,
+            None => dial(inner, node, address).await?,
+        };
+        let (send, receive) = connection.open_bi().await.map_err(|error| DialError::of(&error))?;
+        Ok(DataStream { send, receive })
+    };
+    tokio::time::timeout(deadline, opened).await.unwrap_or(Err(DialError::TimedOut))
+}
+
+/// One dial at a time: whoever waited finds the connection of the one before.
+async fn dial(inner: &Arc<Inner>, node: NodeId, address: SocketAddr) -> Result<Connection, DialError> {
+    let _turn = inner.data_dials.lock().await;
+    if let Some(connection) = find(inner, node) {
+        return Ok(connection);
+    }
+    {
+        let table = inner.table();
+        if table.stopping {
+            return Err(DialError::Stopping);
+        }
+        if table.banned.contains(&node) {
+            return Err(DialError::BannedThere(node));
+        }
+    }
+    let config = inner.configs().data.clone();
+    let (connection, _) = inner.connect(config, address, Some(node)).await?;
+    keep(inner, node, connection.clone());
+    Ok(connection)
+}
+
+fn find(inner: &Inner, node: NodeId) -> Option<Connection> {
+    let links = inner.data_links();
+    let found = links.iter().rev().find(|link| link.node == node && link.connection.close_reason().is_none());
+    found.map(|link| link.connection.clone())
+}
+
+/// Takes a data connection into use and its streams in.
+pub(super) fn keep(inner: &Arc<Inner>, node: NodeId, connection: Connection) {
+    {
+        let mut links = inner.data_links();
+        links.retain(|link| link.connection.close_reason().is_none());
+        links.push(DataLink { node, connection: connection.clone() });
+    }
+    let streams = inner.data_streams.clone();
+    telemetry::spawn("peer data", async move {
+        while let Ok((send, receive)) = connection.accept_bi().await {
+            if streams.send((node, DataStream { send, receive })).await.is_err() {
+                return;
+            }
+        }
+    });
+}
