@@ -4,7 +4,7 @@
 //! use, whoever dialled. Everything that arrives comes out of one bounded queue. Knows nothing of membership, rows or
 //! requests: who is a member and what a message means is the daemon's matter.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -47,6 +47,9 @@ use crate::time::Wall;
 /// The size of a datagram that fits every connection: QUIC's smallest packet (1200 bytes) less headers and tag, as
 /// quinn reports it right after a handshake.
 pub const DATAGRAM_MIN: usize = 1162;
+
+/// How often a stopping transport looks whether all is sent: a round trip on a LAN is shorter.
+const SENT_EVERY: Duration = Duration::from_millis(2);
 
 /// What arrives. Bytes of a push or a call count against the sender's budget until they are dropped: copy what is kept.
 #[derive(Debug)]
@@ -199,7 +202,7 @@ struct Inner {
     events: mpsc::Sender<Incoming>,
     table: Mutex<Table>,
     data_links: Mutex<Vec<DataLink>>,
-    data_dials: tokio::sync::Mutex<()>,
+    data_dials: Mutex<BTreeMap<NodeId, Arc<tokio::sync::Mutex<()>>>>,
     data_streams: mpsc::Sender<(NodeId, DataStream)>,
     data_arrived: tokio::sync::Mutex<mpsc::Receiver<(NodeId, DataStream)>>,
     limiter: Limiter,
@@ -287,7 +290,7 @@ impl Transport {
             clock,
             events,
             data_links: Mutex::new(Vec::new()),
-            data_dials: tokio::sync::Mutex::new(()),
+            data_dials: Mutex::new(BTreeMap::new()),
             data_streams,
             data_arrived: tokio::sync::Mutex::new(data_arrived),
             limiter: Limiter::default(),
@@ -472,10 +475,17 @@ impl Transport {
         self.0.data_arrived.lock().await.recv().await
     }
 
-    /// Tells all peers that this node leaves, and waits until they know or `deadline` is over. Nothing is sent
-    /// afterwards.
+    /// Sends what was taken, tells all peers that this node leaves, and waits until they know or `deadline` is over.
+    /// Nothing is sent afterwards.
     pub async fn goodbye(&self, deadline: Duration) {
         self.0.table().stopping = true;
+        let sent = async {
+            while !self.0.table().is_sent() {
+                tokio::time::sleep(SENT_EVERY).await;
+            }
+        };
+        // Half of the time is for the goodbye itself: a peer that takes nothing must not keep it from the others.
+        let _ = tokio::time::timeout(deadline / 2, sent).await;
         self.0.endpoint.close(Code::Goodbye.number(), b"goodbye");
         // Who does not acknowledge in time finds out by itself.
         let _ = tokio::time::timeout(deadline, self.0.endpoint.wait_idle()).await;
@@ -510,3 +520,6 @@ async fn push(inner: &Arc<Inner>, node: NodeId, address: SocketAddr, bytes: &Byt
     }
     false
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -77,9 +77,13 @@ pub(super) async fn open(
     tokio::time::timeout(deadline, opened).await.unwrap_or(Err(DialError::TimedOut))
 }
 
-/// One dial at a time: whoever waited finds the connection of the one before.
+/// One dial per node at a time: whoever waited finds the connection of the one before.
 async fn dial(inner: &Arc<Inner>, node: NodeId, address: SocketAddr) -> Result<Connection, DialError> {
-    let _turn = inner.data_dials.lock().await;
+    let turns = {
+        let mut turns = inner.data_dials.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(turns.entry(node).or_default())
+    };
+    let _turn = turns.lock().await;
     if let Some(connection) = find(inner, node) {
         return Ok(connection);
     }

@@ -53,7 +53,7 @@ impl Inner {
         };
         let outcome = dial.wait_for(Option::is_some).await.map_err(|_| DialError::Stopping)?.clone();
         outcome.unwrap_or(Err(DialError::Stopping))?;
-        self.table().current(node).cloned().ok_or(DialError::Failed("the connection ended at once".to_owned()))
+        self.table().current(node).cloned().ok_or_else(|| DialError::Failed("the connection ended at once".to_owned()))
     }
 
     /// Dials in the background, once at a time, and not in the pause after failures.

@@ -17,6 +17,7 @@ use super::close::{Code, Ending, is_duplicate};
 use super::frame::{self, FrameError, MESSAGE_MAX, MESSAGE_TIME, PIECE};
 use super::hello::PeerInfo;
 use super::probe;
+use super::settings::DATAGRAMS;
 use crate::telemetry;
 
 /// Bytes that one peer may have in this process, read and not yet dropped by the daemon: four of the longest messages.
@@ -133,6 +134,11 @@ impl Link {
         };
         tracing::warn!(node = %self.peer.node, seen = %self.peer.seen, "connection to a peer ended: {error}");
         self.end(code, Ending::Failed(error.to_string()));
+    }
+
+    /// Whether no datagram waits for its packet.
+    pub(super) fn has_sent_datagrams(&self) -> bool {
+        self.connection.datagram_send_buffer_space() >= DATAGRAMS
     }
 
     fn packets(&self) -> u64 {

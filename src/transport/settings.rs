@@ -25,7 +25,7 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const WINDOW: u32 = 4 << 20;
 
 /// Datagrams of a connection that may be unread, or unsent, in bytes: two hundred of the largest.
-const DATAGRAMS: usize = 256 << 10;
+pub(super) const DATAGRAMS: usize = 256 << 10;
 
 /// The round trip that is assumed before it is measured. quinn's 333 ms are for the internet; with 100 ms the second
 /// try of a lost first packet goes out after 0.3 s.

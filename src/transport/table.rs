@@ -113,6 +113,13 @@ impl Table {
         last
     }
 
+    /// Whether nothing is on its way any more, pushed messages and datagrams.
+    pub(super) fn is_sent(&self) -> bool {
+        let pieces = self.in_flight.div_ceil(PIECE);
+        let links = |peer: &Peer| peer.links.iter().all(|link| !link.is_open() || link.has_sent_datagrams());
+        self.peers.values().all(|peer| peer.room.available_permits() == pieces && links(peer))
+    }
+
     /// Keeps a datagram for the connection that is being made; the oldest goes when there are too many.
     pub(super) fn wait(&mut self, node: NodeId, bytes: Bytes) {
         let waiting = &mut self.peer(node).waiting;
