@@ -14,13 +14,18 @@
 //! it does not know. Changes are returned to be made durable *before* they are acknowledged or sent to anybody.
 
 pub mod clock;
+pub mod context;
 #[cfg(test)]
 mod laws;
 pub mod owned;
 pub mod registry;
+pub mod replica;
 pub mod row;
+pub mod tree;
 
 pub use clock::{Clock, Hlc};
+pub use context::Context;
 pub use owned::{Owned, OwnedRow, OwnedVersion};
 pub use registry::{Change, Expect, Merged, PutError, Registry, Write, Written};
+pub use replica::{BadFrame, Collect, Lag, Options, Output, Replica, Saved, Stats};
 pub use row::{Dot, Key, Kind, Register, Row, Sibling, Version};

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::crdt::clock::{Ahead, Clock, Hlc};
+use crate::crdt::context::Context;
 use crate::crdt::row::{Dot, Key, KeyError, Kind, ROW_MAX, Register, Row, RowError, Version};
+use crate::crdt::tree::Tree;
 use crate::id::NodeId;
 use crate::time::Wall;
 
@@ -147,13 +149,15 @@ struct Entry {
 
 /// The shared rows of one node.
 ///
-/// Invariants: the root is the sum of the digests of all entries; the clock is at or after every dot in them.
+/// Invariants: the tree sums the digests of all entries; the clock is at or after every dot in them; a write that the
+/// context covers and that is not a current value has been overwritten, and does not come in again.
 #[derive(Debug, Clone)]
 pub struct Registry {
     node: NodeId,
     clock: Clock,
     kinds: BTreeMap<Kind, BTreeMap<Arc<str>, Entry>>,
-    root: u64,
+    tree: Tree,
+    context: Context,
     held: BTreeMap<Key, (Register, Wall)>,
     held_weight: usize,
 }
@@ -166,7 +170,8 @@ impl Registry {
             node,
             clock: Clock::new(high_water),
             kinds: BTreeMap::new(),
-            root: 0,
+            tree: Tree::default(),
+            context: Context::default(),
             held: BTreeMap::new(),
             held_weight: 0,
         };
@@ -280,6 +285,8 @@ impl Registry {
         if known == Some(&remote) {
             return Merged::Unchanged;
         }
+        let is_old = |dot| self.context.covers(dot) && !known.is_some_and(|known| known.has(dot));
+        let Some(remote) = remote.without(is_old) else { return Merged::Unchanged };
         let merged = known.map_or_else(|| remote.clone(), |known| known.merge(&remote));
         if known == Some(&merged) {
             return Merged::Unchanged;
@@ -377,7 +384,66 @@ impl Registry {
     /// A number that is equal on two nodes if all their registers are, and almost surely different otherwise.
     #[must_use]
     pub fn root(&self) -> u64 {
-        self.root
+        self.tree.root()
+    }
+
+    /// The sums over parts of the key space, and the keys in the order of their hashes.
+    #[must_use]
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// The keys whose hashes lie in a range, both ends included: hash, key, register and the register's digest.
+    pub fn range(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, &Key, &Register, u64)> {
+        self.tree.range(from, to).filter_map(|(hash, key)| {
+            let entry = self.kinds.get(&key.kind())?.get(key.name())?;
+            Some((hash, key, &entry.register, entry.digest))
+        })
+    }
+
+    /// Whose rows these are.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// What is known here of every writer without a gap.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Learns that everything up to these moments is in the rows, or was overwritten. The caller has proof of it.
+    pub(crate) fn adopt(&mut self, context: &Context) -> bool {
+        self.context.adopt(context)
+    }
+
+    /// Whether a moment that a peer names can be true: our clock has passed it, or it is less than
+    /// [`crate::crdt::clock::MAX_AHEAD`] in the future.
+    #[must_use]
+    pub fn believes(&self, moment: Hlc, now: Wall) -> bool {
+        self.clock.clone().observe(moment, now).is_ok()
+    }
+
+    /// Moves the clock to a moment that a peer has seen of us, so that no dot is given twice after a disk was set back.
+    pub(crate) fn recall(&mut self, moment: Hlc) {
+        self.clock.restore(moment);
+    }
+
+    /// Takes values away that are known to have been overwritten. None if there were no such; else the change, which
+    /// is none itself if nothing is left of the key.
+    pub(crate) fn drop_values(&mut self, key: &Key, gone: &[Dot]) -> Option<Option<Change>> {
+        let register = self.register(key)?;
+        if !gone.iter().any(|dot| register.has(*dot)) {
+            return None;
+        }
+        let Some(left) = register.clone().without(|dot| gone.contains(&dot)) else {
+            self.set(key, None);
+            return Some(None);
+        };
+        let encoded = left.encode().ok()?.into();
+        self.set(key, Some(left));
+        Some(Some(Change { key: key.clone(), encoded }))
     }
 
     /// How many keys it knows, deleted ones included.
@@ -398,15 +464,13 @@ impl Registry {
         self.clock.last()
     }
 
-    /// The one place that changes an entry, so that the root never misses one. Gives the register that was there.
+    /// The one place that changes an entry, so that the tree never misses one. Gives the register that was there.
     fn set(&mut self, key: &Key, register: Option<Register>) -> Option<Register> {
         let rows = self.kinds.entry(key.kind()).or_default();
+        let digest = register.as_ref().map(|register| register.digest(key.kind(), key.name()));
         let old = match register {
             Some(register) => {
-                let digest = register.digest(key.kind(), key.name());
-                // A sum does not depend on the order, and unlike xor two equal terms do not cancel.
-                self.root = self.root.wrapping_add(digest);
-                let entry = Entry { register, digest };
+                let entry = Entry { register, digest: digest.unwrap_or(0) };
                 match rows.get_mut(key.name()) {
                     Some(place) => Some(std::mem::replace(place, entry)),
                     None => rows.insert(key.clone().into_name(), entry),
@@ -417,9 +481,8 @@ impl Registry {
         if rows.is_empty() {
             self.kinds.remove(&key.kind());
         }
-        let old = old?;
-        self.root = self.root.wrapping_sub(old.digest);
-        Some(old.register)
+        self.tree.change(key, old.as_ref().map(|old| old.digest), digest);
+        old.map(|old| old.register)
     }
 }
 

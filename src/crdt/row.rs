@@ -10,6 +10,7 @@ use crdts::mvreg::Op;
 use crdts::{CmRDT as _, CvRDT as _, MVReg, VClock};
 
 use crate::crdt::clock::Hlc;
+use crate::crdt::context::Context;
 use crate::hash::Hash64;
 use crate::id::NodeId;
 
@@ -87,6 +88,11 @@ impl Key {
     /// For a name that was taken out of a key.
     pub(crate) fn from_parts(kind: Kind, name: Arc<str>) -> Self {
         Self { kind, name }
+    }
+
+    /// Sorts before every key; is none itself.
+    pub(crate) fn least() -> Self {
+        Self { kind: Kind(0), name: "".into() }
     }
 
     /// What it is about.
@@ -274,6 +280,34 @@ impl Register {
     #[must_use]
     pub fn latest(&self) -> Hlc {
         self.0.iter().flat_map(Sibling::dots).map(|dot| dot.at).max().unwrap_or_default()
+    }
+
+    /// Whether every dot in its clock is known.
+    #[must_use]
+    pub fn is_covered(&self, context: &Context) -> bool {
+        self.0.iter().flat_map(Sibling::dots).all(|dot| context.covers(dot))
+    }
+
+    /// Its dots of one writer, the greatest; zero if there is none.
+    #[must_use]
+    pub fn latest_of(&self, writer: NodeId) -> Hlc {
+        let dots = self.0.iter().flat_map(Sibling::dots).filter(|dot| dot.by == writer);
+        dots.map(|dot| dot.at).max().unwrap_or_default()
+    }
+
+    /// Whether a write is one of its current values.
+    #[must_use]
+    pub fn has(&self, dot: Dot) -> bool {
+        self.0.iter().any(|sibling| sibling.dot == dot)
+    }
+
+    /// The same without some of its values; none if nothing is left.
+    pub(crate) fn without(self, is_gone: impl Fn(Dot) -> bool) -> Option<Self> {
+        if !self.0.iter().any(|sibling| is_gone(sibling.dot)) {
+            return Some(self);
+        }
+        let left: Box<[Sibling]> = self.0.into_iter().filter(|sibling| !is_gone(sibling.dot)).collect();
+        (!left.is_empty()).then_some(Self(left))
     }
 
     fn clock(&self) -> VClock<NodeId> {

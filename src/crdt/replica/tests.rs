@@ -1,0 +1,1 @@
+//! What replicas promise each other through frames.
