@@ -448,9 +448,9 @@ fn parents(path: &str, files: &[File]) -> (Vec<String>, String) {
     let mut parents: Vec<String> =
         ["main.rs", "lib.rs", "mod.rs"].iter().map(|file| format!("{folder}/{file}")).collect();
     parents.push(format!("{folder}.rs"));
-    if folder.starts_with("tests") {
+    if let Some(top) = ["tests", "simulations"].into_iter().find(|top| folder.starts_with(top)) {
         // Every test may say `mod support;` or give the path of a part that it needs.
-        parents.extend(files.iter().filter(|file| file.path.starts_with("tests/")).map(|file| file.path.clone()));
+        parents.extend(files.iter().filter(|file| file.path.starts_with(top)).map(|file| file.path.clone()));
     }
     (parents, name.to_owned())
 }

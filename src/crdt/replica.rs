@@ -3,7 +3,7 @@
 //! **New rows are pushed** along a tree, unacknowledged. **What was lost is fetched**: two numbers are compared now and
 //! then, and where they differ the one who knows less walks down the sums and asks for rows. **Deletes are forgotten**
 //! by proof: when everything up to a moment of a writer has been fetched, that is remembered as one number per writer
-//! (the [`Context`]), and a covered value that is not there any more needs no tombstone to stay away. So a node may
+//! (the [`Context`](crate::crdt::Context)), and a covered value that is not there any more needs no tombstone to stay away. So a node may
 //! return after any time: its old rows are known as old, its own unseen writes as new.
 //!
 //! Does no IO, reads no clock, draws no randomness of its own: frames and times go in, outputs come out. The shell must
@@ -16,7 +16,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::crdt::clock::Hlc;
-use crate::crdt::context::Context;
 use crate::crdt::registry::{Change, PutError, Registry, Write, Written};
 use crate::crdt::row::{Key, Register};
 use crate::id::NodeId;

@@ -109,7 +109,7 @@ impl Pull {
         }
         let (mut ranges, mut items, mut covered) = (Vec::new(), Vec::new(), 0_u128);
         while let Some((first, mut last)) = self.work.pop_front() {
-            let estimate = |last: u64| (u128::from(last - first) + 1) * self.rows >> 64;
+            let estimate = |last: u64| ((u128::from(last - first) + 1) * self.rows) >> 64;
             let room = ROWS_PER_WANT - covered.min(ROWS_PER_WANT);
             if estimate(last) > room {
                 // As much of it as fits, but at least one bucket, so that it ends.
