@@ -59,6 +59,11 @@ impl Replica {
                     return Err(BadFrame::Invalid("its items are not in order"));
                 }
                 let chunk = self.options.chunk;
+                if self.out_bytes + chunk > self.options.queue {
+                    // The asker does not read what it asked for; it will ask again.
+                    self.stats.dropped += 1;
+                    return Ok(());
+                }
                 let (frame, count) = answer::rows(&self.registry, session, seq, &ranges, &items, chunk);
                 if self.send(from, frame) {
                     self.stats.rows_sent += count;
