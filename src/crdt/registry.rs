@@ -469,13 +469,7 @@ impl Registry {
         let rows = self.kinds.entry(key.kind()).or_default();
         let digest = register.as_ref().map(|register| register.digest(key.kind(), key.name()));
         let old = match register {
-            Some(register) => {
-                let entry = Entry { register, digest: digest.unwrap_or(0) };
-                match rows.get_mut(key.name()) {
-                    Some(place) => Some(std::mem::replace(place, entry)),
-                    None => rows.insert(key.clone().into_name(), entry),
-                }
-            }
+            Some(register) => rows.insert(key.clone().into_name(), Entry { register, digest: digest.unwrap_or(0) }),
             None => rows.remove(key.name()),
         };
         if rows.is_empty() {

@@ -276,6 +276,46 @@ fn a_row_that_cannot_be_read_is_counted_does_not_stop_the_rest_and_is_not_asked_
     assert!(node.registry.context().seen(NodeId(2)) == Hlc(0), "what could not be read has not been seen");
 }
 
+/// Fetches from node 1, which has seen node 99 up to some moment; with a push of an old row of node 99 in between.
+fn seen_after_a_fetch(is_disturbed: bool) -> Hlc {
+    let mut node = replica(3, []);
+    let seen = Hlc::from_wall(Wall(WALL));
+    let root = Frame::Root { root: 9, context: 9, answer: true, busy: false };
+    node.connected(NodeId(1), at(Mono(0)));
+    let mut replies = vec![(NodeId(1), root)];
+    while let Some((from, frame)) = replies.pop() {
+        node.handle_frame(from, &frame.encode(), at(Mono(1))).expect("a frame");
+        while let Some(output) = node.poll_output() {
+            let Output::Send { frame, .. } = output else { continue };
+            match Frame::decode(&frame).expect("a frame of ours") {
+                Frame::Ask { session, .. } => {
+                    let (context, buckets) = (vec![(99, seen.0)], Blob::default());
+                    replies.push((NodeId(1), Frame::Digests { session, rows: 1, context, mask: 1, buckets }));
+                }
+                Frame::Want { session, seq, .. } => {
+                    let (absent, rows) = (Blob::default(), Blob::default());
+                    replies.push((NodeId(1), Frame::Rows { session, seq, next: None, absent, rows }));
+                    if is_disturbed {
+                        let mut rows = Vec::new();
+                        let (key, register) = &self::rows(1, 20)[0];
+                        add_row(&mut rows, key, &register.encode().expect("a register"));
+                        replies.push((NodeId(2), Frame::Push { origin: 99, id: 1, depth: 0, rows: Blob(rows) }));
+                    }
+                }
+                Frame::Root { .. } | Frame::Push { .. } | Frame::Digests { .. } | Frame::Rows { .. } => {}
+            }
+        }
+    }
+    assert_eq!(node.stats.repairs, 1);
+    node.registry.context().seen(NodeId(99))
+}
+
+#[test]
+fn an_old_row_that_comes_in_during_a_fetch_spoils_its_proof() {
+    assert_eq!(seen_after_a_fetch(false), Hlc::from_wall(Wall(WALL)));
+    assert_eq!(seen_after_a_fetch(true), Hlc(0));
+}
+
 #[test]
 fn a_kind_of_a_newer_release_is_stored_and_sent_on() {
     let mut cluster = Cluster::of(40);
