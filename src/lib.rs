@@ -7,6 +7,7 @@
 pub mod activation;
 pub mod crdt;
 pub mod failure;
+pub mod gossip;
 pub mod hash;
 pub mod id;
 pub mod model;

@@ -25,6 +25,11 @@ impl Rng {
         Self::from_seed(self.next_u64() ^ hash)
     }
 
+    /// The generator itself, for a crate that draws by its own traits.
+    pub(crate) fn into_generator(self) -> ChaCha8Rng {
+        self.0
+    }
+
     /// Sixty-four random bits.
     pub fn next_u64(&mut self) -> u64 {
         self.0.next_u64()
