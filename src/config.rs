@@ -13,15 +13,21 @@ use serde::Deserialize;
 use crate::id::NodeName;
 use crate::model::{suggest, units};
 use crate::telemetry::Format;
+use crate::transport::token::{Token, TokenError};
 
 /// How long requests may finish after a stop was asked for: what Docker and Kubernetes users know as grace.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The names of all keys, for suggestions.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 16] = [
     "data_dir",
     "http",
     "api",
+    "peer",
+    "advertise",
+    "join",
+    "token",
+    "token_file",
     "name",
     "runtime",
     "docker_host",
@@ -63,6 +69,14 @@ pub struct Config {
     pub http: SocketAddr,
     /// Where the admin API answers; loopback only.
     pub api: SocketAddr,
+    /// Where peers are spoken to (UDP).
+    pub peer: SocketAddr,
+    /// Where peers reach this node, as `HOST:PORT`, if that is not `peer`: behind NAT, or with a wildcard address.
+    pub advertise: Option<String>,
+    /// Nodes to join, as `HOST:PORT`.
+    pub join: Vec<String>,
+    /// The join token, if one was given.
+    pub token: Option<Token>,
     /// The name of this node.
     pub name: NodeName,
     /// Which runtime runs components.
@@ -87,6 +101,12 @@ pub struct Layer {
     pub data_dir: Option<String>,
     pub http: Option<String>,
     pub api: Option<String>,
+    pub peer: Option<String>,
+    pub advertise: Option<String>,
+    /// Several are separated by commas.
+    pub join: Option<String>,
+    pub token: Option<String>,
+    pub token_file: Option<String>,
     pub name: Option<String>,
     pub runtime: Option<String>,
     pub docker_host: Option<String>,
@@ -160,6 +180,11 @@ impl Layer {
             data_dir: get("MAEL_DATA_DIR"),
             http: get("MAEL_HTTP"),
             api: get("MAEL_API"),
+            peer: get("MAEL_PEER"),
+            advertise: get("MAEL_ADVERTISE"),
+            join: get("MAEL_JOIN"),
+            token: get("MAEL_TOKEN"),
+            token_file: get("MAEL_TOKEN_FILE"),
             name: get("MAEL_NAME"),
             runtime: get("MAEL_RUNTIME"),
             docker_host: get("MAEL_DOCKER_HOST").or_else(|| get("DOCKER_HOST")),
@@ -230,6 +255,19 @@ impl Config {
             let problem = "would offer the admin API to the network without TLS and a token, which is not built yet";
             return Err(refuse("api", picked, problem, "a loopback address, such as 127.0.0.1:8374 or [::1]:8374"));
         }
+        let peer = address("peer", pick(|layer| layer.peer.as_ref(), "0.0.0.0:8374"))?;
+        let picked = pick(|layer| layer.advertise.as_ref(), "");
+        if !picked.0.is_empty() && !is_host_port(&picked.0) {
+            return Err(refuse("advertise", picked, "is not an address", HOST_PORT));
+        }
+        let advertise = Some(picked.0).filter(|text| !text.is_empty());
+        let picked = pick(|layer| layer.join.as_ref(), "");
+        let mut join: Vec<String> = picked.0.split(',').map(|seed| seed.trim().to_owned()).collect();
+        join.retain(|seed| !seed.is_empty());
+        if let Some(bad) = join.iter().find(|seed| !is_host_port(seed)) {
+            return Err(refuse("join", (bad.clone(), picked.1), "is not an address", HOST_PORT));
+        }
+        let token = read_token(pick(|layer| layer.token.as_ref(), ""), pick(|layer| layer.token_file.as_ref(), ""))?;
         let picked = pick(|layer| layer.name.as_ref(), &default_name(host_name));
         let parsed = picked.0.parse();
         let name = parsed.map_err(|error: crate::id::NameError| {
@@ -260,6 +298,10 @@ impl Config {
             data_dir: PathBuf::from(data_dir.0),
             http,
             api,
+            peer,
+            advertise,
+            join,
+            token,
             name,
             runtime,
             docker_host: (!docker_host.is_empty()).then_some(docker_host),
@@ -269,6 +311,43 @@ impl Config {
             log: pick(|layer| layer.log.as_ref(), "info").0,
         })
     }
+}
+
+/// What is taken for another node.
+const HOST_PORT: &str = "HOST:PORT, such as 10.0.0.5:8374, node2.lan:8374 or [fd00::5]:8374";
+
+fn is_host_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let sound = !host.is_empty() && !host.contains(char::is_whitespace) && (bracketed || !host.contains(':'));
+    sound && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
+/// The token as given or from its file. A refusal does not repeat it: it is a secret.
+fn read_token(given: (String, String), file: (String, String)) -> Result<Option<Token>, ConfigError> {
+    let hidden = |key, origin, problem: String| ConfigError::Value {
+        key,
+        value: "(hidden)".to_owned(),
+        origin,
+        problem,
+        allowed: "what `maelstromd token` prints on a node of the cluster",
+    };
+    if !given.0.is_empty() {
+        let token = given.0.trim().parse();
+        return token.map(Some).map_err(|error: TokenError| hidden("token", given.1, error.to_string()));
+    }
+    if file.0.is_empty() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&file.0).map_err(|error| ConfigError::Value {
+        key: "token_file",
+        value: file.0.clone(),
+        origin: file.1.clone(),
+        problem: format!("cannot be read: {error}"),
+        allowed: "a file with what `maelstromd token` prints",
+    })?;
+    let token = text.trim().parse();
+    token.map(Some).map_err(|error: TokenError| hidden("token_file", file.1, error.to_string()))
 }
 
 /// A node name made of the machine's: what is not allowed becomes `-`.

@@ -3,6 +3,7 @@
 
 mod catalog;
 mod clock;
+mod cluster;
 mod control;
 mod driver;
 mod intake;
@@ -15,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,8 @@ use crate::activation::Fact;
 use crate::admin::server as admin;
 use crate::config::{Config, OnShutdown, RuntimeChoice};
 use crate::crdt::Registry;
+use crate::crdt::replica::{self, Replica, Saved};
+use crate::gossip::{self, Membership, Peer};
 use crate::intake::Intake;
 use crate::node::{Input, Node};
 use crate::proxy::Forwarder;
@@ -35,6 +38,12 @@ use crate::slots::Gates;
 use crate::source::HttpSource;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
+use crate::time::Wall;
+use crate::transport::token::{Secret, Token};
+use crate::transport::trust::Trust;
+use crate::transport::{self, Hello, Transport};
+
+pub use cluster::identity::IdentityError;
 
 use catalog::{Catalog, Definitions, fingerprint};
 use clock::Clock;
@@ -48,6 +57,9 @@ const RUNTIME_EVENTS: usize = 1024;
 
 /// The unix socket of the admin API in the data directory.
 pub const SOCKET: &str = "maelstrom.sock";
+
+/// The join token in the data directory, for its owner alone.
+const TOKEN: &str = "token";
 
 /// Between two clean-ups of the logs of removed components.
 const SWEEP: Duration = Duration::from_secs(3600);
@@ -76,6 +88,17 @@ pub enum DaemonError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The settings do not fit the cluster in the data directory.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Peers cannot be spoken to.
+    #[error("cannot speak to peers on {address}: {because}; choose another address with --peer")]
+    Peer {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        because: String,
+    },
     /// Something in the data directory or the system cannot be used.
     #[error("cannot {doing}: {source}")]
     Io {
@@ -108,6 +131,11 @@ pub struct Daemon {
     driver_task: JoinHandle<()>,
     registrar_task: JoinHandle<()>,
     messages: mpsc::Sender<Message>,
+    peer: SocketAddr,
+    token: Token,
+    part: CancellationToken,
+    cluster_task: JoinHandle<()>,
+    fatal: watch::Receiver<Option<String>>,
 }
 
 impl Daemon {
@@ -128,7 +156,7 @@ impl Daemon {
         let mut rng = Rng::from_seed(seed);
         let (data_dir, store_seed) = (config.data_dir.clone(), rng.next_u64());
         let opened = tokio::task::spawn_blocking(move || Store::open(&data_dir, store_seed)).await;
-        let (store, loaded) = opened.map_err(|error| DaemonError::Io {
+        let (mut store, mut loaded) = opened.map_err(|error| DaemonError::Io {
             doing: "open the store".to_owned(),
             source: std::io::Error::other(error),
         })??;
@@ -139,7 +167,21 @@ impl Daemon {
         for row in &loaded.quarantined {
             tracing::warn!(key = row.key, why = row.why, "a stored row is damaged and was put aside");
         }
-        let registry = Registry::restore(loaded.node, loaded.hlc, loaded.registers);
+        let token = config.token.as_ref();
+        let mut seeds = config.join.clone();
+        seeds.extend(token.into_iter().flat_map(|token| token.seeds.iter().cloned()));
+        let secret = cluster::identity::settle(&mut store, &mut loaded, token, !seeds.is_empty())?;
+        let token = Token { cluster: loaded.cluster, secret, seeds: Vec::new() };
+        write_token(&config.data_dir, &token).map_err(io("write the join token"))?;
+        let last_peers = cluster::identity::read_peers(&mut store)?;
+        let saved = match store.note(registrar::SYNCED)? {
+            Some(bytes) => Saved::decode(&bytes).map_err(|error| DaemonError::Io {
+                doing: "read what was replicated; restore the data directory, or start with an empty one".to_owned(),
+                source: std::io::Error::new(std::io::ErrorKind::InvalidData, error),
+            })?,
+            None => Saved::default(),
+        };
+        let registry = Registry::restore(loaded.node, loaded.hlc, std::mem::take(&mut loaded.registers));
         let definitions = Definitions::of(&registry);
 
         let logs = Arc::new(LogBook::open(&config.data_dir).map_err(io("open the logs in the data directory"))?);
@@ -173,7 +215,40 @@ impl Daemon {
         load(&messages, found).await;
         telemetry::spawn("runtime events", follow_runtime(runtime_events, Arc::clone(&workshop)));
 
-        let (registrar, registrar_task) = Registrar::start(registry, store, Arc::clone(&catalog), messages.clone());
+        let peer =
+            |error: &dyn std::fmt::Display| DaemonError::Peer { address: config.peer, because: error.to_string() };
+        let trust =
+            Trust::new(loaded.cluster, &token.secret, loaded.node, Clock::wall()).map_err(|error| peer(&error))?;
+        let hello = Hello {
+            node: loaded.node,
+            name: config.name.clone(),
+            address: config.peer,
+            start: loaded.epoch,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            wall: Wall(0),
+        };
+        let options = transport::Options::default();
+        let (transport, incoming) =
+            Transport::bind(config.peer, trust, hello, options, Clock::wall).map_err(|error| peer(&error))?;
+        let address = cluster::identity::address(transport.local_addr(), config.advertise.as_deref(), &seeds)?;
+        transport.set_hello_address(address);
+        let me = Peer { node: loaded.node, address, start: loaded.epoch, life: 0 };
+        // Its packets are as long as every connection carries from its beginning.
+        let gossip_options = gossip::Options::fast();
+        let membership = Membership::new(me, gossip_options, rng.child("membership"), clock.mono());
+        let post = Arc::new(cluster::Post::new(transport.clone()));
+        let (removed, removed_seen) = watch::channel(registrar::removed_nodes(&registry));
+        let replica_options = replica::Options::default();
+        let replica = Replica::new(registry, loaded.node, saved, replica_options, rng.child("replica"), clock.now());
+        let (registrar, registrar_task) = Registrar::start(registrar::Desk {
+            replica,
+            store,
+            catalog: Arc::clone(&catalog),
+            messages: messages.clone(),
+            clock,
+            post: Arc::clone(&post),
+            removed,
+        });
         let (stop_serving, leave) = (CancellationToken::new(), CancellationToken::new());
         telemetry::spawn("log clean-up", sweep_logs(Arc::clone(&logs), Arc::clone(&catalog), leave.clone()));
         let http_source = HttpSource::serve(
@@ -184,6 +259,7 @@ impl Daemon {
             crate::source::Options { drain: config.drain_timeout, ..Default::default() },
             stop_serving.clone(),
         );
+        let cluster = cluster::Cluster { transport, view: Arc::default() };
         let desk = control::Desk {
             node: loaded.node,
             name: config.name.clone(),
@@ -192,15 +268,34 @@ impl Daemon {
             clock,
             runtime: runtime.name(),
             catalog,
-            registrar,
+            registrar: registrar.clone(),
+            cluster: cluster.clone(),
+            peer: address,
             messages: messages.clone(),
             logs,
             core,
             forwarder,
         };
-        let api_task = telemetry::spawn("admin API", api_server.run(Arc::new(desk), leave.clone()));
+        let desk = Arc::new(desk);
+        let part = CancellationToken::new();
+        let (fatal, failed) = watch::channel(None);
+        let task = cluster::Task {
+            membership,
+            cluster,
+            incoming,
+            registrar,
+            post,
+            desk: Arc::clone(&desk),
+            removed: removed_seen,
+            seek: cluster::Seek::new(seeds, last_peers, address, rng.child("seek"), fatal.clone()),
+            clock,
+            leave: part.clone(),
+            fatal,
+        };
+        let cluster_task = telemetry::spawn("cluster", task.run());
+        let api_task = telemetry::spawn("admin API", api_server.run(desk, leave.clone()));
         tracing::info!(
-            node = %loaded.node, name = %config.name, %http, %api, runtime = runtime.name(),
+            node = %loaded.node, name = %config.name, cluster = %loaded.cluster, %http, %api, peer = %address, runtime = runtime.name(),
             data_dir = %config.data_dir.display(), epoch = loaded.epoch, "serving"
         );
         Ok(Self {
@@ -215,6 +310,11 @@ impl Daemon {
             driver_task,
             registrar_task,
             messages,
+            peer: address,
+            token,
+            part,
+            cluster_task,
+            fatal: failed,
         })
     }
 
@@ -226,6 +326,25 @@ impl Daemon {
     /// Where the admin API answers.
     pub fn api(&self) -> SocketAddr {
         self.api
+    }
+
+    /// Where peers reach this node.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// What lets another node join, without seeds.
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// Waits until this node may not go on, and says why; then it is to be stopped.
+    pub async fn failed(&self) -> String {
+        let mut fatal = self.fatal.clone();
+        match fatal.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// The runtime in use.
@@ -248,12 +367,46 @@ impl Daemon {
         }
         self.leave.cancel();
         let _ = self.api_task.await;
+        // Peers hear of it before the process is gone, and need not find out.
+        self.part.cancel();
+        let _ = self.cluster_task.await;
         let _ = self.messages.send(Message::Leave).await;
         let _ = self.driver_task.await;
         // The registrar ends when the last handle to it is gone, and closes the store.
         let _ = self.registrar_task.await;
         tracing::info!("stopped");
     }
+}
+
+/// The join token of a data directory whose daemon may run.
+///
+/// # Errors
+/// No node has run in it yet, or it cannot be read.
+pub fn token(data_dir: &std::path::Path) -> Result<Token, DaemonError> {
+    let path = data_dir.join(TOKEN);
+    let io = |source| DaemonError::Io { doing: format!("read {}", path.display()), source };
+    let text = std::fs::read_to_string(&path).map_err(io)?;
+    text.trim().parse().map_err(|error| io(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))
+}
+
+/// The join token of a cluster that does not exist yet: the first node that is given it begins it.
+///
+/// # Errors
+/// The system gives no randomness.
+pub fn new_token(seeds: Vec<String>) -> Result<Token, DaemonError> {
+    let io = |source| DaemonError::Io { doing: "draw a secret".to_owned(), source };
+    let secret = Secret::generate().map_err(|error| io(std::io::Error::other(error.to_string())))?;
+    Ok(Token { cluster: crate::id::ClusterId(clock::seed().map_err(io)?), secret, seeds })
+}
+
+/// Writes the join token beside the store, so that `maelstromd token` needs not the lock that the daemon holds.
+fn write_token(data_dir: &std::path::Path, token: &Token) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let new = data_dir.join(format!("{TOKEN}.new"));
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    writeln!(file, "{token}")?;
+    std::fs::rename(new, data_dir.join(TOKEN))
 }
 
 /// What is below an error, for a message of one line.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use support::daemon::{Daemon, PATIENCE, exchange, free_port};
+use support::daemon::{Daemon, PATIENCE, Ports, exchange, free_port};
 
 mod support {
     pub(crate) mod daemon;
@@ -202,7 +202,7 @@ fn instances_are_left_running_when_the_operator_asks_for_it() {
 fn a_second_daemon_on_the_same_directory_or_port_is_refused_in_words() {
     let daemon = Daemon::start("process");
     for (http, part) in [(free_port(), "use"), (daemon.http.port(), "--http")] {
-        let mut command = Daemon::command(&daemon.dir, "process", http, free_port());
+        let mut command = Daemon::command(&daemon.dir, "process", Ports { http, ..Ports::free() });
         let output = command.stderr(std::process::Stdio::piped()).output().expect("it runs");
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{text}");

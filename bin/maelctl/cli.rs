@@ -41,9 +41,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of all commands")]
 pub(crate) struct Global {
-    /// Which node to ask: http://HOST:PORT or unix:/PATH
-    #[arg(long, global = true, env = "MAEL_NODE", value_name = "URL", default_value = NODE)]
-    pub(crate) node: Target,
+    /// Which node to ask: http://HOST:PORT or unix:/PATH; of several, separated by commas, the first that accepts
+    #[arg(long, global = true, env = "MAEL_NODE", value_name = "URL", default_value = NODE, value_delimiter = ',')]
+    pub(crate) node: Vec<Target>,
     /// What the node asks for to let you in
     #[arg(long, global = true, env = "MAEL_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,

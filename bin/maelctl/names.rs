@@ -47,8 +47,9 @@ fn ask(question: impl AsyncFnOnce(&Client) -> Option<Vec<String>>) -> Vec<Comple
     // The command line is not parsed while it is typed: the node is that of the environment.
     let node = std::env::var("MAEL_NODE").unwrap_or_else(|_| crate::cli::NODE.to_owned());
     let token = std::env::var("MAEL_TOKEN").ok();
-    let names = node.parse().ok().and_then(|target| {
-        let client = Client::new(target, token.as_deref()).ok()?;
+    let targets: Option<Vec<_>> = node.split(',').map(|target| target.parse().ok()).collect();
+    let names = targets.and_then(|targets| {
+        let client = Client::new(targets, token.as_deref()).ok()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
         let names = runtime.block_on(async { tokio::time::timeout(PATIENCE, question(&client)).await.ok()? });
         runtime.shutdown_background();

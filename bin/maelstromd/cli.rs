@@ -1,5 +1,6 @@
 //! The daemon's command line. Flags arrive as text and are checked where settings are put together.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -16,6 +17,8 @@ Examples:
   maelstromd demo                                  see it work, on loopback, without Docker
   maelstromd serve                                 a node with the defaults
   maelstromd serve --data-dir /srv/m --runtime docker
+  maelstromd token                                 what another machine needs to join
+  maelstromd serve --join 10.0.0.1:8374 --token-file token
   MAEL_HTTP=127.0.0.1:80 maelstromd serve --config /etc/maelstrom.toml"
 )]
 pub(crate) struct Cli {
@@ -27,9 +30,11 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a node until SIGTERM or SIGINT; a second signal ends it at once
-    Serve(Serve),
-    /// Run a node with a sample component on loopback; leaves nothing behind
+    Serve(Box<Serve>),
+    /// Run a cluster with a sample component on loopback; leaves nothing behind
     Demo(Demo),
+    /// Print the token that lets other nodes join this node's cluster
+    Token(Token),
     /// Print the version
     Version,
     /// The sample component: answers HTTP on $PORT
@@ -49,6 +54,21 @@ pub(crate) struct Serve {
     /// Where the admin API answers, loopback only [default: 127.0.0.1:8374]
     #[arg(long, value_name = "ADDR")]
     api: Option<String>,
+    /// Where peers are spoken to, over UDP [default: 0.0.0.0:8374]
+    #[arg(long, value_name = "ADDR")]
+    peer: Option<String>,
+    /// Where peers reach this node if that is not --peer: behind NAT, or with several addresses
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// A node of the cluster to join; may be given several times
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Vec<String>,
+    /// What `maelstromd token` printed on a node of the cluster; better given as MAEL_TOKEN or --token-file
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+    /// A file with the token
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    token_file: Option<String>,
     /// Name of this node [default: the host's name]
     #[arg(long)]
     name: Option<String>,
@@ -70,6 +90,9 @@ pub(crate) struct Serve {
     /// Which log lines are written [default: info]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
+    /// Stop when the process that started this one ends: for the demo
+    #[arg(long, hide = true)]
+    pub(crate) end_with_parent: bool,
     /// A TOML file with the same keys
     #[arg(long, value_name = "FILE", env = "MAEL_CONFIG")]
     pub(crate) config: Option<PathBuf>,
@@ -81,6 +104,11 @@ impl Serve {
             data_dir: self.data_dir.clone(),
             http: self.http.clone(),
             api: self.api.clone(),
+            peer: self.peer.clone(),
+            advertise: self.advertise.clone(),
+            join: (!self.join.is_empty()).then(|| self.join.join(",")),
+            token: self.token.clone(),
+            token_file: self.token_file.clone(),
             name: self.name.clone(),
             runtime: self.runtime.clone(),
             docker_host: self.docker_host.clone(),
@@ -92,16 +120,34 @@ impl Serve {
     }
 }
 
+/// Prints a secret: whoever has it can join, and read and change everything.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  maelstromd token > token && chmod 600 token      with this machine's addresses left out
+  maelstromd token --seed 10.0.0.1:8374            a node that has it needs no --join")]
+pub(crate) struct Token {
+    /// The data directory of the node [default: as for serve]
+    #[arg(long, value_name = "DIR", env = "MAEL_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Put this node's address into the token; may be given several times
+    #[arg(long = "seed", value_name = "HOST:PORT")]
+    pub(crate) seeds: Vec<String>,
+}
+
 /// Flags of the demo.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// Where requests are taken
+    /// How many nodes, 1 to 9
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) nodes: u16,
+    /// Where the first node takes requests; each further node has the next port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8008")]
-    pub(crate) http: String,
-    /// Where the admin API answers
+    pub(crate) http: SocketAddr,
+    /// Where the admin API of the first node answers; peers use the same port over UDP
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8374")]
-    pub(crate) api: String,
+    pub(crate) api: SocketAddr,
     /// Which log lines are written
-    #[arg(long, value_name = "FILTER", default_value = "warn,maelstrom::daemon::keeper=info")]
+    #[arg(long, value_name = "FILTER", default_value = "error,maelstrom::daemon::keeper=info")]
     pub(crate) log: String,
 }

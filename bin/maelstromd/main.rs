@@ -10,9 +10,10 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 use maelstrom::config::{Config, Layer};
-use maelstrom::daemon::Daemon;
+use maelstrom::daemon::{self, Daemon};
 use maelstrom::telemetry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -30,13 +31,19 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Command::Serve(serve) => match settings(&serve) {
-            Ok(config) => run(config, serve_until),
+            Ok(config) => {
+                if serve.end_with_parent {
+                    end_with_parent();
+                }
+                run(config, serve_until)
+            }
             Err(error) => {
                 eprintln!("error: {error}");
                 return ExitCode::from(USAGE);
             }
         },
         Command::Demo(flags) => demo::run(&flags),
+        Command::Token(flags) => token(&flags),
     };
     match result {
         Ok(code) => code,
@@ -45,6 +52,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints the join token.
+fn token(flags: &cli::Token) -> anyhow::Result<ExitCode> {
+    let dir = flags.data_dir.clone().unwrap_or_else(default_dir);
+    let mut token = daemon::token(&dir)
+        .with_context(|| format!("has a node run with {}? start it, or name another with --data-dir", dir.display()))?;
+    token.seeds.clone_from(&flags.seeds);
+    println!("{token}");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The settings of `serve`.
@@ -101,10 +118,24 @@ fn allow_many_files() {
 }
 
 async fn serve_until(daemon: Daemon, mut signals: Signals) -> anyhow::Result<ExitCode> {
-    signals.first().await;
+    let reason = tokio::select! {
+        () = signals.first() => None,
+        reason = daemon.failed() => Some(reason),
+    };
     signals.end_at_the_second();
     daemon.stop().await;
-    Ok(ExitCode::SUCCESS)
+    match reason {
+        None => Ok(ExitCode::SUCCESS),
+        Some(reason) => Err(anyhow::anyhow!(reason)),
+    }
+}
+
+/// Asks the kernel for a SIGTERM when the parent ends, however it ends.
+fn end_with_parent() {
+    use rustix::process::{Signal, set_parent_process_death_signal};
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
+        eprintln!("warning: this node may outlive the demo: {error}");
+    }
 }
 
 /// SIGINT and SIGTERM.

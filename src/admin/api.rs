@@ -176,6 +176,12 @@ pub trait Control: fmt::Debug + Send + Sync + 'static {
     /// All nodes that this one knows, itself included.
     fn list_nodes(&self) -> BoxFuture<'_, Result<List<NodeView>, ApiError>>;
 
+    /// One node, by name or id.
+    fn get_node(&self, name: String) -> BoxFuture<'_, Result<NodeView, ApiError>>;
+
+    /// Removes a node that is down or has left, for good: it may not come back under its id.
+    fn remove_node(&self, name: String) -> BoxFuture<'_, Result<NodeView, ApiError>>;
+
     /// Instances, of one component or of all, in the order of their ids.
     fn list_instances(&self, component: Option<ComponentName>) -> BoxFuture<'_, Result<List<InstanceView>, ApiError>>;
 

@@ -1,9 +1,12 @@
 //! Asks the admin API of a node, over its unix socket or over TCP, with a deadline on everything.
 //!
-//! One connection per question: a command line asks once or twice. Knows nothing of output or exit codes.
+//! One connection per question: a command line asks once or twice. Of several nodes the first that accepts a connection
+//! is asked; a question that was sent is never sent again. Knows nothing of output or exit codes.
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -76,17 +79,20 @@ pub enum ClientError {
     Refused(#[from] ApiError),
 }
 
-/// Asks one node.
+/// Asks one node of those it was given.
 #[derive(Clone)]
 pub struct Client {
-    target: Target,
+    /// At least one.
+    targets: Arc<[Target]>,
+    /// The one that answered last.
+    current: Arc<AtomicUsize>,
     token: Option<HeaderValue>,
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Without the token.
-        f.debug_struct("Client").field("target", &self.target).finish_non_exhaustive()
+        f.debug_struct("Client").field("targets", &self.targets).finish_non_exhaustive()
     }
 }
 
@@ -122,23 +128,27 @@ impl Kind {
 }
 
 impl Client {
-    /// A client of the node at `target`. Nothing is connected yet.
+    /// A client of the nodes at `targets`, which are tried in this order. Nothing is connected yet.
     ///
     /// # Errors
-    /// The token cannot be sent in a header.
-    pub fn new(target: Target, token: Option<&str>) -> Result<Self, ApiError> {
+    /// The token cannot be sent in a header, or there is no target.
+    pub fn new(targets: impl Into<Arc<[Target]>>, token: Option<&str>) -> Result<Self, ApiError> {
+        let targets = targets.into();
+        if targets.is_empty() {
+            return Err(ApiError::invalid("no node to ask is named"));
+        }
         let token = token.map(|token| {
             let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
                 .map_err(|_| ApiError::invalid("the token has characters that no token has"))?;
             value.set_sensitive(true);
             Ok::<_, ApiError>(value)
         });
-        Ok(Self { target, token: token.transpose()? })
+        Ok(Self { targets, current: Arc::default(), token: token.transpose()? })
     }
 
     /// Which node is asked.
     pub fn target(&self) -> &Target {
-        &self.target
+        &self.targets[self.current.load(Ordering::Relaxed) % self.targets.len()]
     }
 
     /// Creates or replaces a definition; with `dry_run` only checks it.
@@ -217,6 +227,22 @@ impl Client {
         self.get("/v1/nodes").await
     }
 
+    /// One node, by name or id.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn node(&self, name: &str) -> Result<NodeView, ClientError> {
+        self.get(&format!("/v1/nodes/{}", escape(name))).await
+    }
+
+    /// Removes a node that is down or has left.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn remove_node(&self, name: &str) -> Result<NodeView, ClientError> {
+        self.ask(self.request(Method::DELETE, &format!("/v1/nodes/{}", escape(name)), Bytes::new())).await
+    }
+
     /// Instances, of one component or all.
     ///
     /// # Errors
@@ -250,7 +276,7 @@ impl Client {
             path.push_str(&format!("&stream={}", escape(stream)));
         }
         let response = self.send(self.request(Method::GET, &path, Bytes::new()), ANSWER_TIMEOUT).await?;
-        Ok(LogStream::new(BodyStream::new(self.target.clone(), response.into_body())))
+        Ok(LogStream::new(BodyStream::new(self.target().clone(), response.into_body())))
     }
 
     /// Sends an event to a component.
@@ -273,7 +299,7 @@ impl Client {
             return Err(self.protocol("an answer to invoke without maelstrom-status"));
         };
         let headers = events::unpack(response.headers())?;
-        Ok(Answered { status, headers, timing, body: BodyStream::new(self.target.clone(), response.into_body()) })
+        Ok(Answered { status, headers, timing, body: BodyStream::new(self.target().clone(), response.into_body()) })
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -285,8 +311,6 @@ impl Client {
         *request.method_mut() = method;
         // Every part of the path is a constant or escaped.
         *request.uri_mut() = path.parse().unwrap_or_default();
-        let host = HeaderValue::from_str(&self.target.authority());
-        request.headers_mut().insert(http::header::HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
         if let Some(token) = &self.token {
             request.headers_mut().insert(http::header::AUTHORIZATION, token.clone());
         }
@@ -310,10 +334,12 @@ impl Client {
     /// Sends, and waits for the head of the answer; a refusal becomes an error.
     async fn send(
         &self,
-        request: Request<Full<Bytes>>,
+        mut request: Request<Full<Bytes>>,
         limit: Duration,
     ) -> Result<http::Response<Incoming>, ClientError> {
-        let mut sender = connect::connect(&self.target).await?;
+        let mut sender = self.connect().await?;
+        let host = HeaderValue::from_str(&self.target().authority());
+        request.headers_mut().insert(http::header::HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
         let answer = async { sender.send_request(request).await.map_err(|error| self.protocol(&chain(&error))) };
         let response = self.within(limit, answer).await?;
         if response.status().is_success() {
@@ -324,9 +350,29 @@ impl Client {
         match serde_json::from_slice::<ApiError>(&body) {
             Ok(error) => Err(error.into()),
             Err(_) if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN => {
-                Err(ApiError::new(Code::Unauthorized, format!("node {} refused: {status}", self.target)).into())
+                Err(ApiError::new(Code::Unauthorized, format!("node {} refused: {status}", self.target())).into())
             }
             Err(_) => Err(self.protocol(&format!("{status} in a shape that is not ours"))),
+        }
+    }
+
+    /// Connects to the first node that accepts, beginning with the one that answered last. Nothing was asked before, so
+    /// trying the next is safe for every question.
+    async fn connect(&self) -> Result<hyper::client::conn::http1::SendRequest<Full<Bytes>>, ClientError> {
+        let first = self.current.load(Ordering::Relaxed);
+        let mut place = first;
+        loop {
+            let failed = match connect::connect(&self.targets[place % self.targets.len()]).await {
+                Ok(sender) => {
+                    self.current.store(place % self.targets.len(), Ordering::Relaxed);
+                    return Ok(sender);
+                }
+                Err(error) => error,
+            };
+            place += 1;
+            if place == first + self.targets.len() {
+                return Err(failed);
+            }
         }
     }
 
@@ -340,12 +386,12 @@ impl Client {
         limit: Duration,
         answer: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, ClientError> {
-        let late = || ClientError::Timeout { target: self.target.clone(), limit };
+        let late = || ClientError::Timeout { target: self.target().clone(), limit };
         tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(late()))
     }
 
     fn protocol(&self, what: &str) -> ClientError {
-        ClientError::Protocol { target: self.target.clone(), what: what.to_owned() }
+        ClientError::Protocol { target: self.target().clone(), what: what.to_owned() }
     }
 }
 
@@ -401,7 +447,7 @@ mod tests {
 
     #[test]
     fn the_token_is_not_shown() {
-        let client = Client::new("http://localhost:1".parse().expect("a target"), Some("hush")).expect("a client");
+        let client = Client::new(["http://localhost:1".parse().expect("a target")], Some("hush")).expect("a client");
         assert!(!format!("{client:?}").contains("hush"));
     }
 }

@@ -40,6 +40,8 @@ impl Kind {
     pub const SOURCE: Self = Self(2);
     /// A setting or a file for components.
     pub const CONFIG: Self = Self(3);
+    /// What people decided about a node: that it was removed.
+    pub const NODE: Self = Self(4);
 }
 
 impl fmt::Display for Kind {
@@ -48,6 +50,7 @@ impl fmt::Display for Kind {
             Self::COMPONENT => f.pad("component"),
             Self::SOURCE => f.pad("source"),
             Self::CONFIG => f.pad("config"),
+            Self::NODE => f.pad("node"),
             Self(other) => write!(f, "kind-{other}"),
         }
     }

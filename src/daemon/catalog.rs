@@ -6,7 +6,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use arc_swap::ArcSwap;
 
-use crate::crdt::{Kind, Register, Registry, Row, Version};
+use crate::crdt::{Kind, Register, Registry, Row, Sibling, Version};
 use crate::id::{ComponentName, SourceName};
 use crate::model::{Component, Source};
 use crate::router::Table;
@@ -22,8 +22,8 @@ pub(crate) struct Entry<T> {
     pub(crate) value: Arc<T>,
     pub(crate) version: Version,
     pub(crate) updated: Wall,
-    /// Concurrent writes that differ wait for somebody to settle them.
-    pub(crate) conflict: bool,
+    /// Concurrent writes that differ from the value and wait for somebody to settle them; nearly always none.
+    pub(crate) others: Vec<Sibling>,
 }
 
 /// All definitions.
@@ -78,7 +78,10 @@ fn entry<T, E: std::fmt::Display>(
             value: Arc::new(value),
             version: register.version(),
             updated: register.latest().wall(),
-            conflict: register.is_conflict(),
+            others: match register.is_conflict() {
+                true => register.siblings().iter().filter(|other| other.row.as_ref() != Some(row)).cloned().collect(),
+                false => Vec::new(),
+            },
         }),
         Err(error) => {
             tracing::warn!(name, format = row.format, error, "a row of the registry cannot be read and is left alone");

@@ -3,16 +3,19 @@
 //! Decides nothing itself; turns inner types into those of the wire.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::catalog::{Catalog, Definitions, Entry};
 use super::clock::Clock;
+use super::cluster::{Cluster, View};
 use super::driver::{Message, Status};
 use super::registrar::{Edit, EditError, Edited, Registrar};
 use crate::admin::api::{
@@ -20,7 +23,10 @@ use crate::admin::api::{
     Invoked, LOG_QUEUE, List, LogLine, LogQuery, NodeMemory, NodeView, Problem, PutAnswer, Removed, SourceView,
     VersionView, rfc3339,
 };
+use crate::crdt::Sibling;
+use crate::crdt::replica::Lag;
 use crate::failure::Failure;
+use crate::gossip::{Member, State};
 use crate::id::{ComponentName, NodeId, NodeName, SourceName};
 use crate::intake::Intake;
 use crate::model::source::Trigger;
@@ -30,6 +36,7 @@ use crate::router::Target;
 use crate::runtime::BoxFuture;
 use crate::runtime::logs::{Followed, Line, LogBook, sanitized};
 use crate::time::Wall;
+use crate::wire;
 
 /// Everything that the API can reach.
 #[derive(Debug)]
@@ -46,7 +53,22 @@ pub(crate) struct Desk {
     pub(crate) logs: Arc<LogBook>,
     pub(crate) core: Arc<dyn Intake>,
     pub(crate) forwarder: Arc<Forwarder>,
+    pub(crate) cluster: Cluster,
+    pub(crate) peer: SocketAddr,
 }
+
+/// What a peer may ask.
+#[derive(Debug, Serialize, Deserialize)]
+enum Ask {
+    /// How it fares: the answer is a [`NodeView`] as JSON, to which fields can be added.
+    Status,
+}
+
+/// How long a peer may take to say how it fares: many round trips, and still a quick answer to `node ls`.
+const ASK: Duration = Duration::from_millis(500);
+
+/// The longest question of a peer in bytes.
+const ASK_MAX: usize = 1024;
 
 impl Desk {
     async fn look(&self, component: Option<ComponentName>) -> Result<Vec<Status>, ApiError> {
@@ -101,7 +123,7 @@ impl Desk {
             instances,
             waiting: u64::from(status.waiting),
             sources: sources.map(|source| source.value.name.to_string()).collect(),
-            conflict: conflict(entry.conflict),
+            conflict: conflict(&entry.others, |doc| Component::parse(name, doc).ok().map(|other| other.redacted())),
             updated_at: rfc3339(entry.updated),
             problem: status.problem.as_ref().map(|problem| Problem {
                 message: problem.reason.clone(),
@@ -128,7 +150,7 @@ impl Desk {
             enabled: source.enabled,
             definition: source.to_doc(),
             orphaned: !definitions.components.contains_key(&source.component),
-            conflict: conflict(entry.conflict),
+            conflict: conflict(&entry.others, |doc| Source::parse(&source.name, doc).ok().map(|other| other.to_doc())),
             updated_at: rfc3339(entry.updated),
             next_at: None,
             problem: (kind != "http").then(|| format!("this version does not act on {kind} sources yet")),
@@ -154,6 +176,111 @@ impl Desk {
         views.collect()
     }
 
+    /// A list with the age of what this node knows: for how long it has been cut off from nodes that may have written.
+    fn aged<T>(&self, items: Vec<T>) -> List<T> {
+        let view = self.cluster.view.load();
+        let now = self.clock.mono();
+        let suspects = view.members.iter().filter(|member| member.state == State::Suspect).map(|member| member.since);
+        let since = suspects.chain(view.frozen).chain(view.alone).min();
+        List { view_age: since.map_or(0, |since| millis(now.since(since))), ..List::new(items) }
+    }
+
+    /// Answers a peer.
+    pub(crate) async fn answer_peer(&self, question: &[u8]) -> Bytes {
+        match wire::decode::<Ask, ASK_MAX>(question) {
+            Ok(Ask::Status) => {}
+            // A newer release may ask what this one does not know; no answer says so.
+            Err(_) => return Bytes::new(),
+        }
+        let view = self.own_view().await.ok().and_then(|view| serde_json::to_vec(&view).ok());
+        view.unwrap_or_default().into()
+    }
+
+    /// How this node fares.
+    async fn own_view(&self) -> Result<NodeView, ApiError> {
+        let statuses = self.look(None).await?;
+        let instances: usize = statuses.iter().map(|status| status.instances.len()).sum();
+        let definitions = self.catalog.read();
+        let reserved = statuses.iter().map(|status| {
+            let entry = definitions.components.get(&status.component);
+            let reserve = entry.map_or(0, |entry| entry.value.memory_reserve);
+            reserve.saturating_mul(status.instances.len() as u64)
+        });
+        let reserved = reserved.sum();
+        let age_ms = Clock::wall().0.saturating_sub(self.started.0);
+        Ok(NodeView {
+            id: self.node.to_string(),
+            name: self.name.to_string(),
+            address: self.address.clone(),
+            state: "alive".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            age_ms,
+            runtime: self.runtime.to_owned(),
+            instances: u32::try_from(instances).unwrap_or(u32::MAX),
+            components: u32::try_from(definitions.components.len()).unwrap_or(u32::MAX),
+            load: load(),
+            memory: memory(reserved),
+            peer: self.peer.to_string(),
+            own: true,
+            since_ms: age_ms,
+            rtt_ms: None,
+            registry_lag_ms: None,
+            clock_offset_ms: None,
+            answered: true,
+        })
+    }
+
+    /// How another node fares: what it says itself, and what this node sees of it.
+    async fn ask(&self, member: &Member, view: &View, lag: Option<Lag>) -> NodeView {
+        let Member { peer, state, since } = *member;
+        let transport = &self.cluster.transport;
+        let is_there = matches!(state, State::Alive | State::Suspect);
+        let question = wire::encode(&Ask::Status).unwrap_or_default();
+        let said: Option<NodeView> = match is_there {
+            true => transport.call(peer.node, peer.address, question.into(), ASK).await.ok(),
+            false => None,
+        }
+        .and_then(|answer| serde_json::from_slice(&answer).ok());
+        let info = view.peers.get(&peer.node);
+        let now = self.clock.mono();
+        let answered = said.is_some();
+        let said = said.unwrap_or_else(|| NodeView {
+            id: String::new(),
+            name: info.map_or_else(|| peer.node.to_string(), |info| info.hello.name.to_string()),
+            address: String::new(),
+            state: String::new(),
+            version: info.map(|info| info.hello.version.clone()).unwrap_or_default(),
+            age_ms: 0,
+            runtime: String::new(),
+            instances: 0,
+            components: 0,
+            load: None,
+            memory: None,
+            peer: String::new(),
+            own: false,
+            since_ms: 0,
+            rtt_ms: None,
+            registry_lag_ms: None,
+            clock_offset_ms: None,
+            answered,
+        });
+        NodeView {
+            id: peer.node.to_string(),
+            state: state.to_string(),
+            peer: peer.address.to_string(),
+            own: false,
+            since_ms: millis(now.since(since)),
+            rtt_ms: transport.rtt(peer.node).filter(|_| is_there).map(|rtt| rtt.as_secs_f64() * 1e3),
+            registry_lag_ms: lag.and_then(|lag| match lag.differs {
+                false => lag.equal_at.map(|_| 0),
+                true => lag.equal_at.map(|at| millis(now.since(at))),
+            }),
+            clock_offset_ms: info.map(|info| info.clock_offset_ms),
+            answered,
+            ..said
+        }
+    }
+
     fn unknown_component(&self, name: &ComponentName) -> ApiError {
         let definitions = self.catalog.read();
         ApiError::not_found("component", name.as_str(), definitions.components.keys().map(ComponentName::as_str))
@@ -168,9 +295,32 @@ fn stopping() -> ApiError {
     ApiError::new(Code::Unavailable, "this node is stopping").hint("ask another node, or this one when it is back")
 }
 
-fn conflict(is: bool) -> Option<ConflictView> {
-    // The others are shown once a second node can write.
-    is.then(|| ConflictView { others: Vec::new(), definitions: Vec::new() })
+/// The values that lost, while puts at the same moment have not been settled. `show` redacts a document; one that it
+/// cannot read is left out, since what is secret in it cannot be known.
+fn conflict(others: &[Sibling], show: impl Fn(&Value) -> Option<Value>) -> Option<ConflictView> {
+    if others.is_empty() {
+        return None;
+    }
+    let names = others.iter().map(|other| {
+        let what = if other.row.is_some() { "put" } else { "removed" };
+        format!("{what} {} on {}", rfc3339(other.dot.at.wall()), other.dot.by)
+    });
+    let definitions = others.iter().map(|other| {
+        let doc = other.row.as_ref().and_then(|row| serde_json::from_slice(&row.bytes).ok());
+        doc.and_then(|doc| show(&doc)).unwrap_or(Value::Null)
+    });
+    Some(ConflictView { others: names.collect(), definitions: definitions.collect() })
+}
+
+/// Where in the list the node of this name or id is.
+fn place_of(nodes: &[NodeView], name: &str) -> Result<usize, ApiError> {
+    let mut found = nodes.iter().enumerate().filter(|(_, node)| node.name == name || node.id == name);
+    match (found.next(), found.next()) {
+        (Some((place, _)), None) => Ok(place),
+        (Some(_), Some(_)) => Err(ApiError::new(Code::Conflict, format!("several nodes are named {name}"))
+            .hint("use the id that `maelctl node ls -o wide` shows")),
+        (None, _) => Err(ApiError::not_found("node", name, nodes.iter().map(|node| node.name.as_str()))),
+    }
 }
 
 fn expectation(expect: Expect) -> Result<crate::crdt::Expect, ApiError> {
@@ -262,7 +412,7 @@ impl Control for Desk {
                 let none = nothing(name);
                 self.component_view(&definitions, entry, statuses.get(name).unwrap_or(&none))
             });
-            Ok(List::new(views.collect()))
+            Ok(self.aged(views.collect()))
         })
     }
 
@@ -303,7 +453,7 @@ impl Control for Desk {
     fn list_sources(&self) -> BoxFuture<'_, Result<List<SourceView>, ApiError>> {
         Box::pin(async move {
             let definitions = self.catalog.read();
-            Ok(List::new(definitions.sources.values().map(|entry| self.source_view(&definitions, entry)).collect()))
+            Ok(self.aged(definitions.sources.values().map(|entry| self.source_view(&definitions, entry)).collect()))
         })
     }
 
@@ -324,29 +474,38 @@ impl Control for Desk {
 
     fn list_nodes(&self) -> BoxFuture<'_, Result<List<NodeView>, ApiError>> {
         Box::pin(async move {
-            let statuses = self.look(None).await?;
-            let instances: usize = statuses.iter().map(|status| status.instances.len()).sum();
-            let definitions = self.catalog.read();
-            let reserved = statuses.iter().map(|status| {
-                let entry = definitions.components.get(&status.component);
-                let reserve = entry.map_or(0, |entry| entry.value.memory_reserve);
-                reserve.saturating_mul(status.instances.len() as u64)
-            });
-            let reserved = reserved.sum();
-            let view = NodeView {
-                id: self.node.to_string(),
-                name: self.name.to_string(),
-                address: self.address.clone(),
-                state: "alive".to_owned(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                age_ms: Clock::wall().0.saturating_sub(self.started.0),
-                runtime: self.runtime.to_owned(),
-                instances: u32::try_from(instances).unwrap_or(u32::MAX),
-                components: u32::try_from(definitions.components.len()).unwrap_or(u32::MAX),
-                load: load(),
-                memory: memory(reserved),
-            };
-            Ok(List::new(vec![view]))
+            let view = self.cluster.view.load_full();
+            let lags = self.registrar.lags(view.members.iter().map(|member| member.peer.node).collect()).await;
+            let own = self.own_view().await?;
+            let mut lags = lags.into_iter();
+            let asked: Vec<_> = view.members.iter().map(|member| self.ask(member, &view, lags.next())).collect();
+            let mut items = futures_util::future::join_all(asked).await;
+            items.push(own);
+            items.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+            Ok(self.aged(items))
+        })
+    }
+
+    fn get_node(&self, name: String) -> BoxFuture<'_, Result<NodeView, ApiError>> {
+        Box::pin(async move {
+            let mut nodes = self.list_nodes().await?.items;
+            let place = place_of(&nodes, &name)?;
+            Ok(nodes.swap_remove(place))
+        })
+    }
+
+    fn remove_node(&self, name: String) -> BoxFuture<'_, Result<NodeView, ApiError>> {
+        Box::pin(async move {
+            let mut nodes = self.list_nodes().await?.items;
+            let node = nodes.swap_remove(place_of(&nodes, &name)?);
+            if node.own || node.state == State::Alive.to_string() || node.state == State::Suspect.to_string() {
+                let message =
+                    format!("node {} is {}; only a node that is down or has left is removed", node.name, node.state);
+                return Err(ApiError::new(Code::Conflict, message).hint("stop its maelstromd first"));
+            }
+            let id = node.id.parse::<NodeId>().map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
+            self.edit(Edit::RemoveNode { node: id }).await?;
+            Ok(node)
         })
     }
 
@@ -358,7 +517,7 @@ impl Control for Desk {
                 return Err(self.unknown_component(name));
             }
             let statuses = self.look(component).await?;
-            Ok(List::new(statuses.iter().flat_map(|status| self.instances(status)).collect()))
+            Ok(self.aged(statuses.iter().flat_map(|status| self.instances(status)).collect()))
         })
     }
 

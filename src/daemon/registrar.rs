@@ -1,22 +1,41 @@
-//! The one writer of the registry: checks a change, makes it durable, shows it, and only then acknowledges it.
+//! The one writer of the registry: checks a change, makes it durable, shows it, and only then acknowledges it and sends
+//! it to peers. What peers send takes the same way.
 //!
-//! Changes that wait together become one write to disk. Knows nothing of HTTP; `control` speaks for it.
+//! Changes that wait together become one write to disk. Knows nothing of HTTP and sockets; `control` and `cluster`
+//! speak for it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::catalog::{Catalog, Definitions, fingerprint, row};
 use super::clock::Clock;
 use super::driver::Message;
 use crate::activation::Fact;
-use crate::crdt::{Change, Expect, Key, Kind, PutError, Registry, Version, Write, Written};
-use crate::id::{ComponentName, SourceName};
+use crate::crdt::replica::{Lag, Output, Replica};
+use crate::crdt::{Change, Expect, Hlc, Key, Kind, PutError, Registry, Row, Version, Write, Written};
+use crate::id::{ComponentName, NodeId, SourceName};
 use crate::model::{Component, Invalid, Source, suggest};
 use crate::node::Input;
 use crate::router::table::conflict;
 use crate::store::{Store, StoreError};
+use crate::time::Mono;
+
+use super::cluster::Post;
+
+/// The note of the store that holds what replication must not forget.
+pub(crate) const SYNCED: &str = "synced";
+
+/// Before a write to a disk that failed is tried again: a full disk is not emptied faster.
+const DISK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Of the time between two routing tables, how many times longer it is than building one took, while changes keep
+/// coming: a node that receives a whole registry spends a fifth of its time on tables.
+const ROUTE_SHARE: u32 = 4;
 
 /// Changes that may wait for the registrar: at a few milliseconds for each write to disk a second's worth.
 const REQUESTS: usize = 256;
@@ -27,11 +46,32 @@ const TOGETHER: usize = 64;
 /// A change of the registry.
 #[derive(Debug)]
 pub(crate) enum Edit {
-    PutComponent { name: ComponentName, doc: Value, expect: Expect },
-    RemoveComponent { name: ComponentName, expect: Expect },
-    PutSource { name: SourceName, doc: Value, expect: Expect },
-    EnableSource { name: SourceName, enabled: bool },
-    RemoveSource { name: SourceName, expect: Expect },
+    PutComponent {
+        name: ComponentName,
+        doc: Value,
+        expect: Expect,
+    },
+    RemoveComponent {
+        name: ComponentName,
+        expect: Expect,
+    },
+    PutSource {
+        name: SourceName,
+        doc: Value,
+        expect: Expect,
+    },
+    EnableSource {
+        name: SourceName,
+        enabled: bool,
+    },
+    RemoveSource {
+        name: SourceName,
+        expect: Expect,
+    },
+    /// The node may never come back: `maelctl node rm`.
+    RemoveNode {
+        node: NodeId,
+    },
 }
 
 /// What became of it.
@@ -66,9 +106,24 @@ pub(crate) enum EditError {
     Stopping,
 }
 
-struct Request {
-    edit: Edit,
-    reply: oneshot::Sender<Result<Edited, EditError>>,
+/// What reaches the thread.
+enum Request {
+    Edit(Edit, oneshot::Sender<Result<Edited, EditError>>),
+    /// A peer's frame.
+    Frame(NodeId, Bytes),
+    /// Who is there.
+    Members {
+        alive: BTreeSet<NodeId>,
+        known: BTreeSet<NodeId>,
+    },
+    /// A peer has come, or is there again: compare.
+    Connected(NodeId),
+    /// A peer cannot be reached.
+    Unreachable(NodeId),
+    /// How far behind peers are.
+    Lags(Vec<NodeId>, oneshot::Sender<Vec<Lag>>),
+    /// A small thing to keep, without hurry.
+    Note(&'static str, Vec<u8>),
 }
 
 /// Handle to the registrar's thread. The thread ends when all handles are gone.
@@ -77,74 +132,223 @@ pub(crate) struct Registrar(mpsc::Sender<Request>);
 
 impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.edit.fmt(f)
+        f.write_str(match self {
+            Self::Edit(..) => "edit",
+            Self::Frame(..) => "frame",
+            Self::Members { .. } => "members",
+            Self::Connected(_) => "connected",
+            Self::Unreachable(_) => "unreachable",
+            Self::Lags(..) => "lags",
+            Self::Note(..) => "note",
+        })
     }
 }
 
 impl Registrar {
     /// Starts the thread; the second value ends when it has ended and the store is closed.
-    pub(crate) fn start(
-        registry: Registry,
-        store: Store,
-        catalog: Arc<Catalog>,
-        messages: mpsc::Sender<Message>,
-    ) -> (Self, tokio::task::JoinHandle<()>) {
+    pub(crate) fn start(desk: Desk) -> (Self, tokio::task::JoinHandle<()>) {
         let (sender, requests) = mpsc::channel(REQUESTS);
-        let desk = Desk { registry, store, catalog, messages };
-        (Self(sender), tokio::task::spawn_blocking(move || desk.run(requests)))
+        let handle = tokio::runtime::Handle::current();
+        (Self(sender), tokio::task::spawn_blocking(move || desk.run(requests, &handle)))
     }
 
     pub(crate) async fn edit(&self, edit: Edit) -> Result<Edited, EditError> {
         let (reply, answer) = oneshot::channel();
-        self.0.try_send(Request { edit, reply }).map_err(|error| match error {
+        self.0.try_send(Request::Edit(edit, reply)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => EditError::Busy,
             mpsc::error::TrySendError::Closed(_) => EditError::Stopping,
         })?;
         answer.await.unwrap_or(Err(EditError::Stopping))
     }
+
+    /// Hands over a peer's frame; false if the queue is full, and the next comparison brings it again.
+    pub(crate) fn frame(&self, from: NodeId, bytes: Bytes) -> bool {
+        self.0.try_send(Request::Frame(from, bytes)).is_ok()
+    }
+
+    pub(crate) async fn members(&self, alive: BTreeSet<NodeId>, known: BTreeSet<NodeId>) {
+        let _ = self.0.send(Request::Members { alive, known }).await;
+    }
+
+    pub(crate) async fn connected(&self, peer: NodeId) {
+        let _ = self.0.send(Request::Connected(peer)).await;
+    }
+
+    pub(crate) async fn unreachable(&self, peer: NodeId) {
+        let _ = self.0.send(Request::Unreachable(peer)).await;
+    }
+
+    pub(crate) async fn note(&self, name: &'static str, bytes: Vec<u8>) {
+        let _ = self.0.send(Request::Note(name, bytes)).await;
+    }
+
+    /// How far behind these peers are, in their order; empty if this node is stopping.
+    pub(crate) async fn lags(&self, peers: Vec<NodeId>) -> Vec<Lag> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.0.send(Request::Lags(peers, reply)).await;
+        answer.await.unwrap_or_default()
+    }
 }
 
-struct Desk {
-    registry: Registry,
-    store: Store,
-    catalog: Arc<Catalog>,
-    messages: mpsc::Sender<Message>,
+/// What the thread owns.
+pub(crate) struct Desk {
+    pub(crate) replica: Replica,
+    pub(crate) store: Store,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) messages: mpsc::Sender<Message>,
+    pub(crate) clock: Clock,
+    pub(crate) post: Arc<Post>,
+    /// The nodes that were removed for good.
+    pub(crate) removed: watch::Sender<BTreeSet<NodeId>>,
 }
 
 type Pending = (oneshot::Sender<Result<Edited, EditError>>, Edited, Written);
 
+/// When the routing table was built, and whether it is behind.
+#[derive(Debug, Default)]
+struct Routes {
+    stale: bool,
+    built: Mono,
+    took: Duration,
+}
+
 impl Desk {
-    fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        while let Some(first) = requests.blocking_recv() {
-            let mut batch = vec![first];
+    fn run(mut self, mut requests: mpsc::Receiver<Request>, handle: &tokio::runtime::Handle) {
+        let mut routes = Routes::default();
+        loop {
+            let due = self.replica.poll_timeout();
+            let first = match due {
+                None => requests.blocking_recv().map(Some),
+                Some(due) => {
+                    let until = self.clock.instant(due);
+                    // The timer belongs to the runtime, so it is made inside.
+                    let next = async { tokio::time::timeout_at(until, requests.recv()).await };
+                    match handle.block_on(next) {
+                        Ok(request) => request.map(Some),
+                        Err(_) => Some(None),
+                    }
+                }
+            };
+            let Some(first) = first else { break };
+            let mut batch: Vec<Request> = first.into_iter().collect();
             while batch.len() < TOGETHER {
                 let Ok(next) = requests.try_recv() else { break };
                 batch.push(next);
             }
-            self.serve(batch);
+            self.serve(batch, &mut routes);
+            if self.replica.poll_timeout().is_some_and(|due| due <= self.clock.mono()) {
+                self.replica.handle_timeout(self.clock.now());
+            }
+            self.drain(&mut routes);
+            let waits = !requests.is_empty();
+            if routes.stale && (!waits || self.clock.mono().since(routes.built) >= routes.took * ROUTE_SHARE) {
+                self.route(&mut routes);
+            }
+        }
+        if routes.stale {
+            self.route(&mut routes);
         }
     }
 
-    fn serve(&mut self, batch: Vec<Request>) {
+    fn route(&self, routes: &mut Routes) {
+        let begun = self.clock.mono();
+        self.catalog.route();
+        routes.built = self.clock.mono();
+        routes.took = routes.built.since(begun);
+        routes.stale = false;
+    }
+
+    fn serve(&mut self, batch: Vec<Request>, routes: &mut Routes) {
         let mut pending: Vec<Pending> = Vec::new();
         for request in batch {
-            match self.write(request.edit) {
-                // Nobody waits any more is no reason to undo: the change may have been seen as accepted elsewhere.
-                Ok((edited, written)) => pending.push((request.reply, edited, written)),
-                Err(error) => drop(request.reply.send(Err(error))),
+            match request {
+                Request::Edit(edit, reply) => match self.write(edit) {
+                    // Nobody waits any more is no reason to undo: the change may have been seen as accepted elsewhere.
+                    Ok((edited, written)) => pending.push((reply, edited, written)),
+                    Err(error) => drop(reply.send(Err(error))),
+                },
+                Request::Frame(from, bytes) => {
+                    if let Err(error) = self.replica.handle_frame(from, &bytes, self.clock.now()) {
+                        tracing::debug!(%from, %error, "a frame of a peer was refused");
+                    }
+                }
+                Request::Members { alive, known } => self.replica.set_members(alive, known, self.clock.now()),
+                Request::Connected(peer) => self.replica.connected(peer, self.clock.now()),
+                Request::Unreachable(peer) => self.replica.unreachable(peer, self.clock.now()),
+                Request::Lags(peers, reply) => {
+                    let _ = reply.send(peers.into_iter().map(|peer| self.replica.lag(peer)).collect());
+                }
+                Request::Note(name, bytes) => {
+                    if let Err(error) = self.store.set_note(name, Some(&bytes)) {
+                        tracing::warn!(%error, name, "a note could not be made durable");
+                    }
+                }
             }
         }
         let changes: Vec<Change> = pending.iter().flat_map(|(.., written)| written.changed.clone()).collect();
         if changes.is_empty() {
             return acknowledge(pending);
         }
-        match self.store.commit(&changes, self.registry.hlc()) {
+        match self.store.commit(&changes, self.replica.registry().hlc()) {
             Ok(()) => {
-                self.show(&changes);
+                self.replica.publish(&changes, self.clock.now());
+                // First to the peers, so that their disks work while this node routes.
+                self.drain(routes);
+                self.show(changes.iter().map(|change| &change.key));
+                self.route(routes);
                 acknowledge(pending);
             }
             Err(error) => self.take_back(pending, &error),
         }
+    }
+
+    /// Does what replication asks for, in its order.
+    fn drain(&mut self, routes: &mut Routes) {
+        while let Some(output) = self.replica.poll_output() {
+            match output {
+                Output::Send { to, frame } => {
+                    if !self.post.push(to, frame) {
+                        self.replica.unreachable(to, self.clock.now());
+                    }
+                }
+                Output::Commit { changes, forgotten, hlc, saved } => {
+                    let saved = saved.map(|saved| saved.encode());
+                    while let Err(error) = self.keep(&changes, &forgotten, hlc, saved.as_deref()) {
+                        tracing::error!(%error, "what peers sent could not be made durable; trying again");
+                        std::thread::sleep(DISK_AGAIN);
+                    }
+                    let keys = || changes.iter().map(|change| &change.key);
+                    self.catalog.change(|definitions| {
+                        for key in keys().chain(&forgotten) {
+                            follow(definitions, self.replica.registry(), key);
+                        }
+                    });
+                    // What was forgotten may have been visible, if a peer proved that it was deleted.
+                    self.show(keys().chain(&forgotten));
+                    routes.stale |= !(changes.is_empty() && forgotten.is_empty());
+                }
+            }
+        }
+    }
+
+    fn keep(
+        &mut self,
+        changes: &[Change],
+        forgotten: &[Key],
+        hlc: Hlc,
+        saved: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        // In this order: the note says what is known to be deleted, and must not be younger than the rows.
+        if let Some(saved) = saved {
+            self.store.set_note(SYNCED, Some(saved))?;
+        }
+        if !changes.is_empty() {
+            self.store.commit(changes, hlc)?;
+        }
+        if !forgotten.is_empty() {
+            self.store.forget(forgotten)?;
+        }
+        Ok(())
     }
 
     /// Checks a change and makes it in memory. The definitions follow at once, so that the next of the batch sees it.
@@ -198,8 +402,13 @@ impl Desk {
                 }
                 vec![Write { key: key(Kind::SOURCE, name.as_str())?, row: None, expect }]
             }
+            Edit::RemoveNode { node } => {
+                let row =
+                    Row { format: super::catalog::ROW_FORMAT, bytes: Arc::from(b"{\"removed\":true}".as_slice()) };
+                vec![Write { key: key(Kind::NODE, &node.to_string())?, row: Some(row), expect: Expect::Any }]
+            }
         };
-        let written = self.registry.write(writes, now).map_err(|error| match error {
+        let written = self.replica.write(writes, now).map_err(|error| match error {
             stale @ (PutError::Exists { .. } | PutError::Absent { .. } | PutError::Stale { .. }) => {
                 EditError::Stale(stale)
             }
@@ -214,7 +423,7 @@ impl Desk {
         edited.created &= edited.changed;
         self.catalog.change(|definitions| {
             for change in &written.changed {
-                follow(definitions, &self.registry, &change.key);
+                follow(definitions, self.replica.registry(), &change.key);
             }
         });
         Ok((edited, written))
@@ -237,11 +446,17 @@ impl Desk {
         })
     }
 
-    /// Shows durable changes to the router and to the node.
-    fn show(&self, changes: &[Change]) {
-        self.catalog.route();
-        for change in changes.iter().filter(|change| change.key.kind() == Kind::COMPONENT) {
-            let Ok(name) = change.key.name().parse::<ComponentName>() else { continue };
+    /// Shows durable changes to the node, and tells the cluster who was removed.
+    fn show<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        for key in keys {
+            if key.kind() == Kind::NODE {
+                self.removed.send_replace(removed_nodes(self.replica.registry()));
+            }
+            if key.kind() != Kind::COMPONENT {
+                continue;
+            }
+            tracing::debug!(component = key.name(), "in effect here");
+            let Ok(name) = key.name().parse::<ComponentName>() else { continue };
             let component = self.catalog.read().components.get(&name).map(|entry| Arc::clone(&entry.value));
             let fact = match component {
                 Some(component) => {
@@ -259,10 +474,10 @@ impl Desk {
         tracing::error!(%error, "changes could not be made durable");
         let mut replies = Vec::new();
         for (reply, _, written) in pending.into_iter().rev() {
-            self.registry.undo(written);
+            self.replica.undo(written);
             replies.push(reply);
         }
-        let definitions = Definitions::of(&self.registry);
+        let definitions = Definitions::of(self.replica.registry());
         self.catalog.change(|all| *all = definitions);
         for reply in replies {
             let _ = reply.send(Err(EditError::Disk(error.to_string())));
@@ -284,6 +499,11 @@ fn follow(definitions: &mut Definitions, registry: &Registry, key: &Key) {
         Kind::SOURCE => definitions.set_source(key.name(), register),
         _ => {}
     }
+}
+
+/// The nodes that may not come back.
+pub(crate) fn removed_nodes(registry: &Registry) -> BTreeSet<NodeId> {
+    registry.list(Kind::NODE).filter_map(|(name, _)| name.parse().ok()).collect()
 }
 
 fn key(kind: Kind, name: &str) -> Result<Key, EditError> {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::Permit;
 use tokio::sync::{Semaphore, watch};
 
 use super::close::{Code, DialError, Ending};
-use super::hello::{self, PeerInfo};
+use super::hello::{self, Hello, PeerInfo};
 use super::link::{self, Link};
 use super::table::Dial;
 use super::trust::{DATA, SERVER_NAME};
@@ -243,7 +243,8 @@ impl Inner {
         let handshake = connection.handshake_data().and_then(|any| any.downcast::<HandshakeData>().ok());
         let is_data = handshake.and_then(|handshake| handshake.protocol).is_some_and(|name| name == DATA);
         let is_banned = |node| self.table().banned.contains(&node);
-        let peer = hello::answer(&connection, &self.hello(), is_banned, &*self.clock).await?;
+        let is_rival = |hello: &Hello| self.table().has_rival(hello);
+        let peer = hello::answer(&connection, &self.hello(), is_banned, is_rival, &*self.clock).await?;
         Ok((connection, peer, is_data))
     }
 }

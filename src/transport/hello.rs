@@ -95,11 +95,13 @@ pub(super) async fn greet(
     Ok(info(connection, hello, clock()))
 }
 
-/// Waits for the introduction of a node that dialled, and answers. A banned node is told so and nothing else.
+/// Waits for the introduction of a node that dialled, and answers. A banned node is told so and nothing else, and so is
+/// one whose id another process uses.
 pub(super) async fn answer(
     connection: &Connection,
     own: &Hello,
     is_banned: impl FnOnce(NodeId) -> bool,
+    is_rival: impl FnOnce(&Hello) -> bool,
     clock: &(dyn Fn() -> Wall + Send + Sync),
 ) -> Result<PeerInfo, DialError> {
     let found = certified(connection)?;
@@ -111,6 +113,10 @@ pub(super) async fn answer(
     let hello = read(connection, &mut receive).await?;
     let received = clock();
     check(connection, found, own, &hello)?;
+    if is_rival(&hello) {
+        connection.close(Code::Copied.number(), DialError::Copied.to_string().as_bytes());
+        return Err(DialError::Copied);
+    }
     write(connection, &mut send, &Greeting::Hello(Hello { wall: clock(), ..own.clone() })).await?;
     Ok(info(connection, hello, received))
 }

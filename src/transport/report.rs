@@ -55,7 +55,7 @@ pub enum Incoming {
         /// Where the answer goes.
         reply: Reply,
     },
-    /// A message that [`Transport::push`] took did not arrive, or it is not known whether it did.
+    /// A message that [`super::Transport::push`] took did not arrive, or it is not known whether it did.
     PushFailed {
         /// To whom it should have gone.
         node: NodeId,

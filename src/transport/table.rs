@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::close::DialError;
 use super::frame::PIECE;
+use super::hello::Hello;
 use super::link::Link;
 use crate::id::NodeId;
 
@@ -87,6 +88,16 @@ impl Table {
         let open = || self.peers.get(&node)?.links.iter().rev().find(|link| link.is_open());
         let by_lower = |link: &&Arc<Link>| link.dialled == (self.me < node) && link.is_open();
         self.peers.get(&node)?.links.iter().rev().find(by_lower).or_else(open)
+    }
+
+    /// Whether another process uses the node id: one that speaks from another address and was not started before. The
+    /// one that comes later is refused.
+    pub(super) fn has_rival(&self, hello: &Hello) -> bool {
+        let links = self.peers.get(&hello.node).into_iter().flat_map(|peer| &peer.links);
+        // Before a process knows its address it names the wildcard.
+        let mut known = links.filter(|link| link.is_open() && !link.peer.address.ip().is_unspecified());
+        let elsewhere = |link: &Arc<Link>| link.peer.address != hello.address && !hello.address.ip().is_unspecified();
+        known.any(|link| link.peer.start >= hello.start && elsewhere(link))
     }
 
     /// Takes a connection in.

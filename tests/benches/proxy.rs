@@ -265,7 +265,12 @@ fn start_ours(folder: &Path, _backend: SocketAddr) -> anyhow::Result<(Process, S
     let this = std::env::current_exe()?;
     let binary = binary_beside(&this)?;
     let mut command = Command::new(&binary);
-    command.arg("serve").arg("--data-dir").arg(folder.join("data")).args(["--runtime", "process"]);
+    command.arg("serve").arg("--data-dir").arg(folder.join("data")).args([
+        "--runtime",
+        "process",
+        "--peer",
+        "127.0.0.1:0",
+    ]);
     command.args(["--http", &address.to_string(), "--api", &api.to_string()]);
     let mut process = Process::start(command)?;
     wait_for_port(api, &mut process)?;

@@ -23,9 +23,27 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
+/// Where a daemon listens on loopback.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    pub http: u16,
+    pub api: u16,
+    /// UDP.
+    pub peer: u16,
+}
+
+impl Ports {
+    pub fn free() -> Self {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0");
+        let peer = socket.and_then(|socket| socket.local_addr()).expect("a free UDP port").port();
+        Self { http: free_port(), api: free_port(), peer }
+    }
+}
+
 /// A `maelstromd serve` of the build beside the test; stopped when dropped.
 pub struct Daemon {
     child: Child,
+    pub ports: Ports,
     pub http: SocketAddr,
     pub api: SocketAddr,
     pub dir: PathBuf,
@@ -38,28 +56,57 @@ impl Daemon {
     }
 
     pub fn start_in(dir: PathBuf, runtime: &str, more: &[&str]) -> Self {
-        let (http, api) = (free_port(), free_port());
+        Self::start_at(dir, runtime, Ports::free(), more)
+    }
+
+    pub fn start_at(dir: PathBuf, runtime: &str, ports: Ports, more: &[&str]) -> Self {
         std::fs::create_dir_all(&dir).expect("a data directory");
-        let child = Self::command(&dir, runtime, http, api).args(more).spawn().expect("maelstromd starts");
+        let child = Self::command(&dir, runtime, ports).args(more).spawn().expect("maelstromd starts");
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let daemon = Self { child, http: address(http), api: address(api), dir };
+        let daemon = Self { child, ports, http: address(ports.http), api: address(ports.api), dir };
         daemon.until("the daemon answers", || {
             TcpStream::connect(daemon.api).is_ok() && TcpStream::connect(daemon.http).is_ok()
         });
         daemon
     }
 
-    pub fn command(dir: &std::path::Path, runtime: &str, http: u16, api: u16) -> Command {
+    pub fn command(dir: &std::path::Path, runtime: &str, ports: Ports) -> Command {
         let log = std::fs::OpenOptions::new().append(true).create(true).open(dir.join("daemon.log"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_maelstromd"));
+        command.args(["serve", "--runtime", runtime, "--data-dir"]).arg(dir);
+        for (flag, port) in [("--http", ports.http), ("--api", ports.api), ("--peer", ports.peer)] {
+            command.args([flag, &format!("127.0.0.1:{port}")]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("a log file"));
         command
-            .args(["serve", "--runtime", runtime, "--data-dir"])
-            .arg(dir)
-            .args(["--http", &format!("127.0.0.1:{http}"), "--api", &format!("127.0.0.1:{api}")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log.expect("a log file"));
-        command
+    }
+
+    /// What lets other nodes join this one's cluster.
+    pub fn token(&self) -> String {
+        let mut token = String::new();
+        self.until("it has a token", || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_maelstromd"));
+            let output = command.arg("token").arg("--data-dir").arg(&self.dir).output().expect("maelstromd runs");
+            token = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            output.status.success()
+        });
+        token
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// The JSON of a GET.
+    pub fn look(&self, path: &str) -> serde_json::Value {
+        serde_json::from_str(&self.api("GET", path, "").1).unwrap_or_default()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("daemon.log")).unwrap_or_default()
     }
 
     /// As a crash would: nothing is stopped. Gives the data directory to start again in.
@@ -71,8 +118,7 @@ impl Daemon {
 
     /// Asks it to stop, and gives its exit code.
     pub fn terminate(&mut self) -> Option<i32> {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        assert!(status.expect("kill runs").success());
+        self.signal("TERM");
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
             if let Some(status) = self.child.try_wait().expect("it is our child") {

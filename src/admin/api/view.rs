@@ -111,7 +111,7 @@ pub struct ComponentView {
 /// Two definitions of one name, put on two nodes at the same moment. Putting either resolves it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConflictView {
-    /// The versions that are not in effect.
+    /// What is not in effect: a sentence for each, with when and on which node it was written.
     pub others: Vec<String>,
     /// The definitions that are not in effect, in the same order, secrets redacted.
     pub definitions: Vec<Value>,
@@ -224,6 +224,28 @@ pub struct NodeView {
     /// Memory; none if the system does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<NodeMemory>,
+    /// Where peers speak to it (UDP).
+    #[serde(default)]
+    pub peer: String,
+    /// Whether it is the node that answers.
+    #[serde(default)]
+    pub own: bool,
+    /// Milliseconds since it took its state.
+    #[serde(default)]
+    pub since_ms: u64,
+    /// Milliseconds to it and back, as measured by the node that answers; none for itself or without connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_ms: Option<f64>,
+    /// Milliseconds since its registry was last seen equal to that of the node that answers; none if never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry_lag_ms: Option<u64>,
+    /// Milliseconds that its wall clock is ahead of the answering node's; negative if behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_offset_ms: Option<i64>,
+    /// Whether it tells the other nodes what this says: false means that it could not be asked, and that everything
+    /// but its state is as old as the last answer.
+    #[serde(default)]
+    pub answered: bool,
 }
 
 /// Memory of a node in bytes.

@@ -33,6 +33,7 @@ enum Place {
     Enable,
     Disable,
     Nodes,
+    Node,
     Instances,
     Logs,
     Invoke,
@@ -50,6 +51,7 @@ const TABLE: &[(&str, Place, &[Method])] = &[
     ("/v1/sources/{name}/enable", Place::Enable, &[Method::POST]),
     ("/v1/sources/{name}/disable", Place::Disable, &[Method::POST]),
     ("/v1/nodes", Place::Nodes, &[Method::GET]),
+    ("/v1/nodes/{name}", Place::Node, &[Method::GET, Method::DELETE]),
     ("/v1/instances", Place::Instances, &[Method::GET]),
     ("/v1/logs/{name}", Place::Logs, &[Method::GET]),
     ("/v1/invoke/{name}", Place::Invoke, &[Method::POST]),
@@ -157,6 +159,17 @@ impl Asked<'_> {
             Place::Nodes => {
                 self.query(&[])?;
                 Ok(body::json(ok, &control.list_nodes().await?))
+            }
+            Place::Node => {
+                self.query(&[])?;
+                // A name or an id; both follow the rule for names.
+                let name: crate::id::NodeName = self.name()?;
+                let name = name.to_string();
+                let node = match self.head.method == Method::DELETE {
+                    true => control.remove_node(name).await?,
+                    false => control.get_node(name).await?,
+                };
+                Ok(body::json(ok, &node))
             }
             Place::Instances => {
                 let component = self.query(&["component"])?.parsed("component")?;

@@ -39,8 +39,10 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         sheet.fact("last lines", problem.log.join("\n"));
     }
     if let Some(conflict) = &component.conflict {
-        let others = conflict.others.join(", ");
-        sheet.fact("conflict", format!("put elsewhere at the same moment: version {others}; put one of them again"));
+        let others = conflict.others.iter().zip(&conflict.definitions);
+        let others: Vec<String> = others.map(|(other, definition)| format!("{other}: {definition}")).collect();
+        let head = "changed on two nodes at the same moment; what is below is in effect, a put settles it. The other:";
+        sheet.fact("conflict", format!("{head}\n{}", others.join("\n")));
     }
     sheet.definition(&component.definition);
     context.data(sheet.render().as_bytes())

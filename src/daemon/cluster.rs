@@ -1,0 +1,306 @@
+//! This node among others: hands what the transport brings to membership and registry, and carries out what they want.
+//!
+//! Decides nothing: who is alive is membership's to say, what the registry holds is the registrar's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::clock::Clock;
+use super::control;
+use super::registrar::Registrar;
+use crate::gossip::{Event, Evidence, Member, Membership, Output, Peer, State};
+use crate::id::NodeId;
+use crate::time::Mono;
+use crate::transport::{Ending, Incoming, PeerInfo, Transport};
+
+pub(crate) mod identity;
+mod seek;
+
+pub(crate) use seek::Seek;
+
+/// Between two rounds of house-keeping: known peers are written down, round-trip times are passed on.
+const CHORES: Duration = Duration::from_secs(1);
+
+/// For the last words of a leaving node. The words themselves take one round trip; the rest is for slow peers.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// How often the certificate is made anew: it is valid for thirty days.
+const RENEW: Duration = Duration::from_secs(24 * 3600);
+
+/// The note of the store that holds the peers to look for after a restart.
+pub(crate) const PEERS: &str = "peers";
+
+/// The most peers that are written down.
+const PEERS_MAX: usize = 4096;
+
+/// Who is there, for readers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct View {
+    pub(crate) members: Vec<Member>,
+    /// What nodes said about themselves when they connected.
+    pub(crate) peers: BTreeMap<NodeId, PeerInfo>,
+    /// So many were lost at once that this side may be the smaller one; and since when.
+    pub(crate) frozen: Option<Mono>,
+    /// Since when no peer is alive, if there were some.
+    pub(crate) alone: Option<Mono>,
+}
+
+/// Sends frames of the registry to nodes by their ids.
+#[derive(Debug)]
+pub(crate) struct Post {
+    transport: Transport,
+    addresses: ArcSwap<BTreeMap<NodeId, SocketAddr>>,
+}
+
+impl Post {
+    pub(crate) fn new(transport: Transport) -> Self {
+        Self { transport, addresses: ArcSwap::default() }
+    }
+
+    /// False if the frame cannot be sent now.
+    pub(crate) fn push(&self, to: NodeId, frame: Bytes) -> bool {
+        let address = self.addresses.load().get(&to).copied();
+        address.is_some_and(|address| self.transport.push(to, address, frame).is_ok())
+    }
+}
+
+/// What others hold of the cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Cluster {
+    pub(crate) transport: Transport,
+    pub(crate) view: Arc<ArcSwap<View>>,
+}
+
+/// Everything that the task owns.
+pub(crate) struct Task {
+    pub(crate) membership: Membership,
+    pub(crate) cluster: Cluster,
+    pub(crate) incoming: mpsc::Receiver<Incoming>,
+    pub(crate) registrar: Registrar,
+    pub(crate) post: Arc<Post>,
+    pub(crate) desk: Arc<control::Desk>,
+    pub(crate) removed: watch::Receiver<BTreeSet<NodeId>>,
+    pub(crate) seek: Seek,
+    pub(crate) clock: Clock,
+    /// Ends the task, with a farewell.
+    pub(crate) leave: CancellationToken,
+    /// Takes the sentence that the daemon ends with if it may not go on.
+    pub(crate) fatal: watch::Sender<Option<String>>,
+}
+
+impl Task {
+    pub(crate) async fn run(mut self) {
+        let mut chores = tokio::time::interval(CHORES);
+        chores.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut peers: BTreeMap<NodeId, PeerInfo> = BTreeMap::new();
+        let mut written = Vec::new();
+        let mut renewed = self.clock.mono();
+        self.ban();
+        loop {
+            self.carry_out(&peers).await;
+            let due = self.membership.poll_timeout().map(|due| self.clock.instant(due));
+            let timer = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.leave.cancelled() => break,
+                () = timer => self.membership.handle_timeout(self.clock.mono()),
+                incoming = self.incoming.recv() => match incoming {
+                    Some(incoming) => self.receive(incoming, &mut peers).await,
+                    None => break,
+                },
+                Ok(()) = self.removed.changed() => self.ban(),
+                _ = chores.tick() => {
+                    let now = self.clock.mono();
+                    for connection in self.cluster.transport.connections() {
+                        self.membership.set_rtt(connection.node, connection.rtt);
+                    }
+                    self.seek.chores(&self.membership, &self.cluster.transport, now);
+                    let known = self.known();
+                    if known != written {
+                        self.registrar.note(PEERS, identity::encode_peers(&known)).await;
+                        written = known;
+                    }
+                    if now.since(renewed) >= RENEW {
+                        renewed = now;
+                        if let Err(error) = self.cluster.transport.renew(Clock::wall()) {
+                            tracing::error!(%error, "the certificate of this node could not be renewed");
+                        }
+                    }
+                }
+            }
+        }
+        self.membership.leave(self.clock.mono());
+        self.carry_out(&peers).await;
+        self.cluster.transport.goodbye(GOODBYE).await;
+    }
+
+    async fn receive(&mut self, incoming: Incoming, peers: &mut BTreeMap<NodeId, PeerInfo>) {
+        let now = self.clock.mono();
+        match incoming {
+            Incoming::Datagram { from, bytes } => {
+                if let Err(error) = self.membership.handle_datagram(from, &bytes, now) {
+                    tracing::debug!(%from, %error, "a packet of a peer was refused");
+                }
+            }
+            Incoming::Push { from, bytes } => {
+                if !self.registrar.frame(from, bytes) {
+                    tracing::debug!(%from, "too much waits for the registry; a frame was dropped, repair brings it again");
+                }
+            }
+            Incoming::PushFailed { node } => self.registrar.unreachable(node).await,
+            Incoming::Connected { peer } => {
+                tracing::debug!(node = %peer.hello.node, address = %peer.hello.address, "connected");
+                let identity =
+                    Peer { node: peer.hello.node, address: peer.hello.address, start: peer.hello.start, life: 0 };
+                let known = self.membership.members().any(|member| {
+                    member.peer.node == identity.node
+                        && member.state == State::Alive
+                        && member.peer.start >= identity.start
+                });
+                peers.insert(identity.node, peer);
+                if known {
+                    self.membership.handle_evidence(identity.node, Evidence::Alive, now);
+                    self.registrar.connected(identity.node).await;
+                } else {
+                    self.membership.join(identity, now);
+                }
+                self.show(peers);
+            }
+            Incoming::Closed { node, how, .. } => {
+                let evidence = match how {
+                    Ending::Goodbye => Evidence::Leaving,
+                    Ending::Reset => Evidence::Refused,
+                    Ending::TimedOut | Ending::Failed(_) => Evidence::Closed,
+                };
+                self.membership.handle_evidence(node, evidence, now);
+                self.registrar.unreachable(node).await;
+            }
+            Incoming::Call { bytes, reply, .. } => {
+                let desk = Arc::clone(&self.desk);
+                crate::telemetry::spawn("peer call", async move { reply.send(desk.answer_peer(&bytes).await) });
+            }
+        }
+    }
+
+    /// Does what membership wants.
+    async fn carry_out(&mut self, peers: &BTreeMap<NodeId, PeerInfo>) {
+        let mut changed = false;
+        while let Some(output) = self.membership.poll_output() {
+            let event = match output {
+                Output::Send { to, bytes } => {
+                    self.cluster.transport.send_datagram(to.node, to.address, bytes);
+                    continue;
+                }
+                Output::Event(event) => event,
+            };
+            changed = true;
+            let name = |peer: &Peer| {
+                let name = peers.get(&peer.node).map(|info| info.hello.name.to_string());
+                name.unwrap_or_else(|| peer.node.to_string())
+            };
+            match event {
+                Event::Up(peer) => {
+                    tracing::info!(node = name(&peer), address = %peer.address, "node is up");
+                    self.members().await;
+                    self.registrar.connected(peer.node).await;
+                }
+                Event::Suspect(peer) => tracing::info!(node = name(&peer), "node is suspected to be down"),
+                Event::Trusted(peer) => tracing::info!(node = name(&peer), "node is alive after all"),
+                Event::Down(peer) => {
+                    tracing::warn!(node = name(&peer), address = %peer.address, "node is down");
+                    self.members().await;
+                    self.registrar.unreachable(peer.node).await;
+                }
+                Event::Left(peer) => {
+                    tracing::info!(node = name(&peer), "node has left");
+                    self.members().await;
+                    self.registrar.unreachable(peer.node).await;
+                }
+                Event::Renewed(peer) => {
+                    tracing::warn!(life = peer.life, "this node was taken for dead and has joined again");
+                }
+                Event::Usurped { by } => {
+                    let reason = format!(
+                        "another node with this node's id {} runs at {}: the data directory was copied; start one of \
+                         the two with an empty data directory",
+                        by.node, by.address
+                    );
+                    self.fatal.send_replace(Some(reason));
+                }
+                Event::Frozen(true) => {
+                    tracing::error!(
+                        "more than a third of the nodes went away at once: this may be the smaller side of a \
+                                     broken network, so nothing is moved until they are back"
+                    );
+                }
+                Event::Frozen(false) => tracing::info!("the lost nodes are back or given up: work is placed again"),
+            }
+        }
+        if changed {
+            self.show(peers);
+        }
+    }
+
+    /// Shows the new view to readers.
+    fn show(&self, peers: &BTreeMap<NodeId, PeerInfo>) {
+        let now = self.clock.mono();
+        let old = self.cluster.view.load();
+        let members: Vec<Member> = self.membership.members().cloned().collect();
+        let others = members.iter().any(|member| member.state == State::Down);
+        let is_alone = others && self.membership.alive_count() == 0;
+        let view = View {
+            peers: peers.clone(),
+            frozen: self.membership.is_frozen().then(|| old.frozen.unwrap_or(now)),
+            alone: is_alone.then(|| old.alone.unwrap_or(now)),
+            members,
+        };
+        self.cluster.view.store(Arc::new(view));
+    }
+
+    /// Tells the registry who is there, and where.
+    async fn members(&self) {
+        let members: Vec<&Member> = self.membership.members().collect();
+        self.post.addresses.store(Arc::new(members.iter().map(|m| (m.peer.node, m.peer.address)).collect()));
+        let alive = members.iter().filter(|m| matches!(m.state, State::Alive | State::Suspect));
+        let alive = alive.map(|m| m.peer.node).collect();
+        let known = members.iter().map(|m| m.peer.node).collect();
+        self.registrar.members(alive, known).await;
+    }
+
+    /// The peers to look for after a restart.
+    fn known(&self) -> Vec<SocketAddr> {
+        let members = self.membership.members().filter(|member| member.state != State::Left);
+        let mut known: Vec<SocketAddr> = members.map(|member| member.peer.address).take(PEERS_MAX).collect();
+        known.sort_unstable();
+        known.dedup();
+        known
+    }
+
+    /// Refuses the nodes that were removed.
+    fn ban(&mut self) {
+        let removed = self.removed.borrow_and_update().clone();
+        if removed.contains(&self.membership.me().node) {
+            let reason = "this node was removed from the cluster with `maelctl node rm`; to let the machine join again, \
+                          start with an empty data directory";
+            self.fatal.send_replace(Some(reason.to_owned()));
+        }
+        for node in &removed {
+            if !self.membership.is_banned(*node) {
+                self.membership.ban(*node, self.clock.mono());
+            }
+        }
+        self.cluster.transport.set_banned(removed);
+    }
+}
