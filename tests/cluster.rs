@@ -113,6 +113,16 @@ impl Cluster {
     }
 }
 
+/// A process that ends with the test, whatever becomes of it. It runs no instances.
+struct Stopped(std::process::Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn states(node: &Daemon) -> Vec<(String, String)> {
     let list = node.look("/v1/nodes");
     let items = list["items"].as_array().cloned().unwrap_or_default();
@@ -293,13 +303,12 @@ fn of_two_nodes_with_a_copied_data_directory_one_stops_and_says_why() {
     let _ = std::fs::remove_file(copy.join("daemon.log"));
     let more = ["--join", &format!("127.0.0.1:{}", cluster.nodes[0].ports.peer), "--token", &cluster.token];
     let ports = Ports::free();
-    let mut child = Daemon::command(&copy, "process", ports).args(more).spawn().expect("it starts");
+    let child = Stopped(Daemon::command(&copy, "process", ports).args(more).spawn().expect("it starts"));
     let says = |log: String| log.contains("data directory was copied");
     cluster.until("one of them says so", || {
         let log = std::fs::read_to_string(copy.join("daemon.log")).unwrap_or_default();
         says(log) || says(cluster.nodes[2].log())
     });
-    let _ = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-    child.wait().expect("it ends");
+    drop(child);
     let _ = std::fs::remove_dir_all(copy);
 }

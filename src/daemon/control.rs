@@ -271,7 +271,7 @@ impl Desk {
             own: false,
             since_ms: millis(now.since(since)),
             rtt_ms: transport.rtt(peer.node).filter(|_| is_there).map(|rtt| rtt.as_secs_f64() * 1e3),
-            registry_lag_ms: lag.and_then(|lag| match lag.differs {
+            registry_lag_ms: lag.filter(|_| is_there).and_then(|lag| match lag.differs {
                 false => lag.equal_at.map(|_| 0),
                 true => lag.equal_at.map(|at| millis(now.since(at))),
             }),
