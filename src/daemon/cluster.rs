@@ -141,6 +141,7 @@ impl Task {
                 }
             }
         }
+        tracing::info!("leaving the cluster");
         self.membership.leave(self.clock.mono());
         self.carry_out(&peers).await;
         self.cluster.transport.goodbye(GOODBYE).await;
