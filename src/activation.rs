@@ -256,6 +256,11 @@ impl Activation {
         self.removed && self.instances.is_empty() && self.queue.is_empty()
     }
 
+    /// How many instances there are.
+    pub fn instance_count(&self) -> usize {
+        self.instances.len()
+    }
+
     /// The instances, in the order of their ids.
     pub fn instances(&self) -> impl Iterator<Item = Shown> + '_ {
         self.instances.values().map(|instance| Shown {

@@ -192,8 +192,10 @@ impl Daemon {
         let clock = Clock::new();
         let gates = Arc::new(Gates::default());
         let mut node = Node::new(rng.child("node"), Arc::clone(&gates));
-        for entry in definitions.components.values() {
-            node.define(Arc::clone(&entry.value), fingerprint(&entry.value));
+        let components: Vec<_> = definitions.components.values().map(|entry| Arc::clone(&entry.value)).collect();
+        let fingerprints = catalog::on_all_cores(&components, |component| fingerprint(component));
+        for (component, fingerprint) in components.into_iter().zip(fingerprints) {
+            node.define(component, fingerprint);
         }
         let catalog = Arc::new(Catalog::new(definitions, gates));
         let (messages, inbox) = mpsc::channel(MESSAGES);

@@ -26,7 +26,7 @@ pub const DOCUMENT_MAX: usize = 256 * 1024;
 
 /// Notes a definition that is too large for [`DOCUMENT_MAX`].
 fn check_size(doc: &serde_json::Value, errors: &mut reader::Errors) {
-    let size = doc.to_string().len();
+    let size = serde_json::to_vec(doc).map_or(usize::MAX, |bytes| bytes.len());
     if size > DOCUMENT_MAX {
         let problem = format!("is {size} bytes long");
         errors.add("document", String::new(), Refusal::new(problem, format!("at most {DOCUMENT_MAX} bytes")));

@@ -31,9 +31,34 @@ pub enum Input {
     Drain,
 }
 
+/// What all instances of a node are together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// How many there are.
+    pub instances: usize,
+    /// The bytes of memory that their components reserve for them.
+    pub reserved: u128,
+}
+
+impl Totals {
+    fn of(activation: Option<&Activation>) -> Self {
+        let instances = activation.map_or(0, Activation::instance_count);
+        let reserve = activation.map_or(0, |activation| activation.component().memory_reserve);
+        Self { instances, reserved: instances as u128 * u128::from(reserve) }
+    }
+
+    fn replace(&mut self, before: Self, after: Self) {
+        self.instances = self.instances + after.instances - before.instances;
+        self.reserved = self.reserved + after.reserved - before.reserved;
+    }
+}
+
 /// All components of this machine.
+///
+/// Invariant: the totals are the sum over all activations; who asks for them need not walk over a hundred thousand.
 #[derive(Debug)]
 pub struct Node {
+    totals: Totals,
     activations: BTreeMap<ComponentName, Activation>,
     /// When each component wants to be called; `due` is the same the other way round.
     timers: BTreeSet<(Mono, ComponentName)>,
@@ -49,6 +74,7 @@ impl Node {
     /// A node that knows of no component. `rng` draws instance ids and jitter.
     pub fn new(rng: Rng, gates: Arc<Gates>) -> Self {
         Self {
+            totals: Totals::default(),
             activations: BTreeMap::new(),
             timers: BTreeSet::new(),
             due: BTreeMap::new(),
@@ -63,7 +89,13 @@ impl Node {
     /// Makes a component known without acting on it: for the registry's content at start-up.
     pub fn define(&mut self, component: Arc<Component>, fingerprint: String) {
         let gate = self.gates.get(&component.name);
-        self.activations.insert(component.name.clone(), Activation::new(component, fingerprint, gate));
+        let before = self.activations.insert(component.name.clone(), Activation::new(component, fingerprint, gate));
+        self.totals.replace(Totals::of(before.as_ref()), Totals::default());
+    }
+
+    /// What all instances are together.
+    pub fn totals(&self) -> Totals {
+        self.totals
     }
 
     /// One component, also while it is being removed.
@@ -84,7 +116,9 @@ impl Node {
                 let name = id.component();
                 match self.activations.get_mut(&name) {
                     Some(activation) => {
+                        let before = Totals::of(Some(activation));
                         activation.load(fact, now, &mut self.rng, &mut self.scratch);
+                        self.totals.replace(before, Totals::of(Some(activation)));
                         self.collect(&name);
                     }
                     // Its component was removed while the daemon was down.
@@ -135,7 +169,9 @@ impl Node {
         let Some(activation) = self.activations.get_mut(&name) else {
             return self.unknown(name, fact);
         };
+        let before = Totals::of(Some(activation));
         activation.handle(fact, now, &mut self.rng, &mut self.scratch);
+        self.totals.replace(before, Totals::of(Some(activation)));
         let over = activation.is_over();
         let next = if over { None } else { activation.poll_timeout() };
         if over {
@@ -168,5 +204,37 @@ impl Node {
     /// Whether [`Input::Drain`] came.
     pub fn is_draining(&self) -> bool {
         self.draining
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_totals_are_those_of_all_instances_also_after_a_change_and_a_removal() {
+        let component = |reserve: &str| {
+            let doc = serde_json::json!({"command": ["x"], "instances": {"min": 2, "max": 2}, "memory": reserve});
+            Arc::new(Component::parse(&"api".parse().expect("a name"), &doc).expect("a component"))
+        };
+        let name: ComponentName = "api".parse().expect("a name");
+        let mut node = Node::new(Rng::from_seed(1), Arc::new(Gates::default()));
+        let now = Now { mono: Mono(0), wall: crate::time::Wall(0) };
+        let walked = |node: &Node| {
+            let totals = node.iter().map(|activation| Totals::of(Some(activation)));
+            totals.fold(Totals::default(), |mut all, one| {
+                all.replace(Totals::default(), one);
+                all
+            })
+        };
+        node.handle(Input::Component(name.clone(), Fact::Define(component("64MiB"), "one".into())), now);
+        let first = node.totals();
+        assert!(first.instances > 0 && first.reserved == first.instances as u128 * (64 << 20), "{first:?}");
+        node.handle(Input::Component(name.clone(), Fact::Define(component("32MiB"), "one".into())), now);
+        assert_eq!((node.totals(), node.totals().reserved), (walked(&node), first.reserved / 2));
+        node.define(component("32MiB"), "two".into());
+        assert_eq!(node.totals(), Totals::default());
+        node.handle(Input::Component(name, Fact::Remove), now);
+        assert_eq!(node.totals(), walked(&node));
     }
 }

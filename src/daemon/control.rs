@@ -198,15 +198,11 @@ impl Desk {
 
     /// How this node fares.
     async fn own_view(&self) -> Result<NodeView, ApiError> {
-        let statuses = self.look(None).await?;
-        let instances: usize = statuses.iter().map(|status| status.instances.len()).sum();
-        let definitions = self.catalog.read();
-        let reserved = statuses.iter().map(|status| {
-            let entry = definitions.components.get(&status.component);
-            let reserve = entry.map_or(0, |entry| entry.value.memory_reserve);
-            reserve.saturating_mul(status.instances.len() as u64)
-        });
-        let reserved = reserved.sum();
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(Message::Total { reply }).await.map_err(|_| stopping())?;
+        let totals = answer.await.map_err(|_| stopping())?;
+        let reserved = u64::try_from(totals.reserved).unwrap_or(u64::MAX);
+        let components = self.catalog.read().components.len();
         let age_ms = Clock::wall().0.saturating_sub(self.started.0);
         Ok(NodeView {
             id: self.node.to_string(),
@@ -216,8 +212,8 @@ impl Desk {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             age_ms,
             runtime: self.runtime.to_owned(),
-            instances: u32::try_from(instances).unwrap_or(u32::MAX),
-            components: u32::try_from(definitions.components.len()).unwrap_or(u32::MAX),
+            instances: u32::try_from(totals.instances).unwrap_or(u32::MAX),
+            components: u32::try_from(components).unwrap_or(u32::MAX),
             load: load(),
             memory: memory(reserved),
             peer: self.peer.to_string(),

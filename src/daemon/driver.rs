@@ -13,7 +13,7 @@ use crate::activation::queue::Waiter;
 use crate::activation::{Activation, Effect, Fact, Problem, Shown, Ticket};
 use crate::failure::Failure;
 use crate::id::{ComponentName, InstanceId};
-use crate::node::{Input, Node};
+use crate::node::{Input, Node, Totals};
 use crate::slots::Slots;
 
 /// Messages that may wait for the loop. A turn takes some microseconds, so this is tens of milliseconds of work, and
@@ -29,6 +29,8 @@ pub(crate) enum Message {
     Wait { component: ComponentName, waiter: Waiter, reply: Reply },
     /// Somebody wants to see a component (or all of them).
     Look { component: Option<ComponentName>, reply: oneshot::Sender<Vec<Status>> },
+    /// Somebody wants to know how much there is of everything.
+    Total { reply: oneshot::Sender<Totals> },
     /// Takes over what ran before, before anything else is sent.
     Load { inputs: Vec<Input>, done: oneshot::Sender<()> },
     /// Stop all instances; answered when the last one is gone.
@@ -110,6 +112,9 @@ impl Driver {
                 };
                 // Who asked may have gone; that is no concern of the loop.
                 let _ = reply.send(all);
+            }
+            Message::Total { reply } => {
+                let _ = reply.send(self.node.totals());
             }
             Message::Load { inputs, done } => {
                 for input in inputs {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::catalog::{Catalog, Definitions, fingerprint, row};
+use super::catalog::{Catalog, Definition, Definitions, fingerprint, on_all_cores, row};
 use super::clock::Clock;
 use super::driver::Message;
 use crate::activation::Fact;
@@ -294,7 +294,7 @@ impl Desk {
                 self.replica.publish(&changes, self.clock.now());
                 // First to the peers, so that their disks work while this node routes.
                 self.drain(routes);
-                self.show(changes.iter().map(|change| &change.key));
+                self.show(&changes.iter().map(|change| &change.key).collect::<Vec<_>>());
                 self.route(routes);
                 acknowledge(pending);
             }
@@ -317,14 +317,10 @@ impl Desk {
                         tracing::error!(%error, "what peers sent could not be made durable; trying again");
                         std::thread::sleep(DISK_AGAIN);
                     }
-                    let keys = || changes.iter().map(|change| &change.key);
-                    self.catalog.change(|definitions| {
-                        for key in keys().chain(&forgotten) {
-                            follow(definitions, self.replica.registry(), key);
-                        }
-                    });
                     // What was forgotten may have been visible, if a peer proved that it was deleted.
-                    self.show(keys().chain(&forgotten));
+                    let keys: Vec<&Key> = changes.iter().map(|change| &change.key).chain(&forgotten).collect();
+                    self.follow(&keys);
+                    self.show(&keys);
                     routes.stale |= !(changes.is_empty() && forgotten.is_empty());
                 }
             }
@@ -421,11 +417,7 @@ impl Desk {
         edited.version = written.version;
         edited.changed = !written.is_unchanged();
         edited.created &= edited.changed;
-        self.catalog.change(|definitions| {
-            for change in &written.changed {
-                follow(definitions, self.replica.registry(), &change.key);
-            }
-        });
+        self.follow(&written.changed.iter().map(|change| &change.key).collect::<Vec<_>>());
         Ok((edited, written))
     }
 
@@ -446,25 +438,32 @@ impl Desk {
         })
     }
 
+    /// Brings definitions up to their registers. Readers wait only while what was read is put in place.
+    fn follow(&self, keys: &[&Key]) {
+        let read = on_all_cores(keys, |key| Definition::read(self.replica.registry(), key));
+        self.catalog.change(|definitions| read.into_iter().for_each(|definition| definitions.set(definition)));
+    }
+
     /// Shows durable changes to the node, and tells the cluster who was removed.
-    fn show<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
-        for key in keys {
-            if key.kind() == Kind::NODE {
-                self.removed.send_replace(removed_nodes(self.replica.registry()));
-            }
-            if key.kind() != Kind::COMPONENT {
-                continue;
-            }
-            tracing::debug!(component = key.name(), "in effect here");
-            let Ok(name) = key.name().parse::<ComponentName>() else { continue };
-            let component = self.catalog.read().components.get(&name).map(|entry| Arc::clone(&entry.value));
-            let fact = match component {
-                Some(component) => {
-                    let fingerprint = fingerprint(&component);
-                    Fact::Define(component, fingerprint)
-                }
+    fn show(&self, keys: &[&Key]) {
+        if keys.iter().any(|key| key.kind() == Kind::NODE) {
+            self.removed.send_replace(removed_nodes(self.replica.registry()));
+        }
+        let components: Vec<ComponentName> = keys
+            .iter()
+            .filter(|key| key.kind() == Kind::COMPONENT)
+            .inspect(|key| tracing::debug!(component = key.name(), "in effect here"))
+            .filter_map(|key| key.name().parse().ok())
+            .collect();
+        let facts = {
+            let definitions = self.catalog.read();
+            let definitions = &*definitions;
+            on_all_cores(&components, |name| match definitions.components.get(name) {
+                Some(entry) => Fact::Define(Arc::clone(&entry.value), fingerprint(&entry.value)),
                 None => Fact::Remove,
-            };
+            })
+        };
+        for (name, fact) in components.into_iter().zip(facts) {
             // Closed means that the daemon is leaving; the change is durable and the next start acts on it.
             let _ = self.messages.blocking_send(Message::Input(Input::Component(name, fact)));
         }
@@ -488,16 +487,6 @@ impl Desk {
 fn acknowledge(pending: Vec<Pending>) {
     for (reply, edited, _) in pending {
         let _ = reply.send(Ok(edited));
-    }
-}
-
-/// Brings the definition of one key up to its register.
-fn follow(definitions: &mut Definitions, registry: &Registry, key: &Key) {
-    let register = registry.register(key);
-    match key.kind() {
-        Kind::COMPONENT => definitions.set_component(key.name(), register),
-        Kind::SOURCE => definitions.set_source(key.name(), register),
-        _ => {}
     }
 }
 

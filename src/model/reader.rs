@@ -306,6 +306,10 @@ fn shorten(text: &str) -> String {
 
 /// The path of a field in an object. A name is cut short, and control characters in it reach no terminal.
 fn join(path: &str, name: &str) -> String {
+    // Our own names, which are nearly all.
+    if path.is_empty() && (1..=SHOWN).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return name.to_owned();
+    }
     let mut name = match name {
         "" => Cow::Borrowed("\"\""),
         _ => Cow::Borrowed(name),
