@@ -84,7 +84,7 @@ impl Definition {
 }
 
 /// So few items are done sooner than threads are started: at ten microseconds each they take about a millisecond.
-const FEW: usize = 128;
+pub(crate) const FEW: usize = 128;
 
 /// Does the same with each item, in their order, on all processors if they are many.
 pub(crate) fn on_all_cores<I: Sync, O: Send>(items: &[I], act: impl Fn(&I) -> O + Sync) -> Vec<O> {
@@ -207,6 +207,19 @@ impl Catalog {
         let component = Arc::clone(&self.read().components.get(name)?.value);
         Some((component, self.gates.get(name)))
     }
+}
+
+/// Does both, the first on a thread of its own if it is long; gives what the first says when both are done.
+pub(crate) fn beside<O: Send>(is_long: bool, first: impl FnOnce() -> O + Send, second: impl FnOnce()) -> O {
+    if !is_long {
+        second();
+        return first();
+    }
+    std::thread::scope(|scope| {
+        let first = scope.spawn(first);
+        second();
+        first.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 #[cfg(test)]

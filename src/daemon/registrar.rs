@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::catalog::{Catalog, Definition, Definitions, fingerprint, on_all_cores, row};
+use super::catalog::{Catalog, Definition, Definitions, FEW, beside, fingerprint, on_all_cores, row};
 use super::clock::Clock;
 use super::driver::Message;
 use crate::activation::Fact;
@@ -313,38 +313,26 @@ impl Desk {
                 }
                 Output::Commit { changes, forgotten, hlc, saved } => {
                     let saved = saved.map(|saved| saved.encode());
-                    while let Err(error) = self.keep(&changes, &forgotten, hlc, saved.as_deref()) {
-                        tracing::error!(%error, "what peers sent could not be made durable; trying again");
-                        std::thread::sleep(DISK_AGAIN);
-                    }
                     // What was forgotten may have been visible, if a peer proved that it was deleted.
                     let keys: Vec<&Key> = changes.iter().map(|change| &change.key).chain(&forgotten).collect();
-                    self.follow(&keys);
+                    let (registry, store) = (self.replica.registry(), &mut self.store);
+                    // Of many rows, reading takes as long as the disk. Nothing of it is shown before it is durable.
+                    let read = beside(
+                        keys.len() > FEW,
+                        || read(registry, &keys),
+                        || {
+                            while let Err(error) = keep(store, &changes, &forgotten, hlc, saved.as_deref()) {
+                                tracing::error!(%error, "what peers sent could not be made durable; trying again");
+                                std::thread::sleep(DISK_AGAIN);
+                            }
+                        },
+                    );
+                    self.define(read);
                     self.show(&keys);
                     routes.stale |= !(changes.is_empty() && forgotten.is_empty());
                 }
             }
         }
-    }
-
-    fn keep(
-        &mut self,
-        changes: &[Change],
-        forgotten: &[Key],
-        hlc: Hlc,
-        saved: Option<&[u8]>,
-    ) -> Result<(), StoreError> {
-        // In this order: the note says what is known to be deleted, and must not be younger than the rows.
-        if let Some(saved) = saved {
-            self.store.set_note(SYNCED, Some(saved))?;
-        }
-        if !changes.is_empty() {
-            self.store.commit(changes, hlc)?;
-        }
-        if !forgotten.is_empty() {
-            self.store.forget(forgotten)?;
-        }
-        Ok(())
     }
 
     /// Checks a change and makes it in memory. The definitions follow at once, so that the next of the batch sees it.
@@ -417,7 +405,8 @@ impl Desk {
         edited.version = written.version;
         edited.changed = !written.is_unchanged();
         edited.created &= edited.changed;
-        self.follow(&written.changed.iter().map(|change| &change.key).collect::<Vec<_>>());
+        let keys: Vec<&Key> = written.changed.iter().map(|change| &change.key).collect();
+        self.define(read(self.replica.registry(), &keys));
         Ok((edited, written))
     }
 
@@ -438,9 +427,8 @@ impl Desk {
         })
     }
 
-    /// Brings definitions up to their registers. Readers wait only while what was read is put in place.
-    fn follow(&self, keys: &[&Key]) {
-        let read = on_all_cores(keys, |key| Definition::read(self.replica.registry(), key));
+    /// Puts definitions in place. Readers wait no longer than for that.
+    fn define(&self, read: Vec<Definition>) {
         self.catalog.change(|definitions| read.into_iter().for_each(|definition| definitions.set(definition)));
     }
 
@@ -482,6 +470,32 @@ impl Desk {
             let _ = reply.send(Err(EditError::Disk(error.to_string())));
         }
     }
+}
+
+/// Makes what peers sent durable.
+fn keep(
+    store: &mut Store,
+    changes: &[Change],
+    forgotten: &[Key],
+    hlc: Hlc,
+    saved: Option<&[u8]>,
+) -> Result<(), StoreError> {
+    // In this order: the note says what is known to be deleted, and must not be younger than the rows.
+    if let Some(saved) = saved {
+        store.set_note(SYNCED, Some(saved))?;
+    }
+    if !changes.is_empty() {
+        store.commit(changes, hlc)?;
+    }
+    if !forgotten.is_empty() {
+        store.forget(forgotten)?;
+    }
+    Ok(())
+}
+
+/// What keys define by their registers.
+fn read(registry: &Registry, keys: &[&Key]) -> Vec<Definition> {
+    on_all_cores(keys, |key| Definition::read(registry, key))
 }
 
 fn acknowledge(pending: Vec<Pending>) {
