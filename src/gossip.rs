@@ -1,75 +1,66 @@
-//! Membership: who is in the cluster and alive, told by SWIM (foca) with Lifeguard's damping around it.
+//! Who is in the cluster: SWIM without IO. Packets, evidence and a time go in; packets and events come out.
 //!
-//! Sans-IO: packets, evidence and time go in, packets and events come out. Knows nothing of sockets, of certificates or
-//! of what members do; the transport proves who sent a packet. foca keeps the member list and the protocol's messages;
-//! timers, suspicion, local health and evidence are ours, because foca has fixed ones (ARCHITECTURE.md says why).
+//! foca (`swim`) keeps the list, decides which of two statements holds, and spreads changes. Whether a member is dead
+//! is decided here (`probe`), because foca's own prober cannot meet our times: it pings at random, so a dead member is
+//! missed by all for 4.6 periods in 1 of 100 cases; it never learns that it is deaf itself (Lifeguard); and a suspicion
+//! is lost with the member that raised it. Instead the members form a ring in the order of their ids: everyone pings its
+//! successor and expects to be pinged by its predecessor, so that two watch each member and each is pinged once a
+//! period. Views are compared by a digest in every ping, and repaired (`meet`).
+//!
+//! Knows nothing of sockets, of connections, of the registry. Time and randomness are arguments; one seed replays.
+
+mod codec;
+mod freeze;
+mod meet;
+mod options;
+mod packet;
+mod peer;
+mod probe;
+mod roll;
+mod settle;
+mod swim;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use foca::{AccumulatingRuntime, Foca, Identity, NoCustomBroadcast, OwnedNotification, Timer};
-use rand_chacha::ChaCha8Rng;
 
+pub use self::options::Options;
+pub use self::peer::Peer;
+
+use self::freeze::Freeze;
+use self::meet::Meet;
+use self::packet::Packet;
+use self::peer::Id;
+use self::probe::Detector;
+use self::roll::Roll;
+use self::swim::Swim;
 use crate::id::NodeId;
 use crate::rng::Rng;
 use crate::time::Mono;
 
-mod codec;
-mod freeze;
-mod options;
-mod suspicion;
-mod timers;
+/// To how many a leaving node says so itself; the others hear it from them.
+const FAREWELLS: usize = 64;
 
-pub use codec::BadPacket;
-pub use options::Options;
+/// How often it says so, and the pause between: at 20 % loss one of 100 misses all three, and hears it from others.
+const FAREWELL_ROUNDS: u8 = 3;
+const FAREWELL_EVERY: Duration = Duration::from_millis(10);
 
-use codec::Codec;
-use freeze::Freeze;
-use suspicion::{Doubt, Suspicion};
-use timers::Timers;
+/// How often the gone members are looked through.
+const PURGE_EVERY: Duration = Duration::from_secs(60);
 
-/// A member as others address it. Two of one node are never alive together: the greater (start, life, address) wins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Peer {
-    /// Who.
-    pub node: NodeId,
-    /// Where it is reached.
-    pub address: SocketAddr,
-    /// Which start of the node this is; greater than that of every earlier start.
-    pub start: u64,
-    /// How often it came back from being taken for dead within this start.
-    pub life: u32,
-}
-
-impl Identity for Peer {
-    type Addr = NodeId;
-
-    fn renew(&self) -> Option<Self> {
-        Some(Self { life: self.life.checked_add(1)?, ..*self })
-    }
-
-    fn addr(&self) -> NodeId {
-        self.node
-    }
-
-    fn win_addr_conflict(&self, adversary: &Self) -> bool {
-        (self.start, self.life, self.address) > (adversary.start, adversary.life, adversary.address)
-    }
-}
-
-/// What is known of a member.
+/// What is held of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
     /// It answers.
     Alive,
-    /// It did not answer somebody, and has not been heard since.
+    /// It does not answer us, and is given time to. Others need not know.
     Suspect,
-    /// It is gone, without a word.
+    /// It was given up. Only a later life brings it back.
     Down,
-    /// It said goodbye.
+    /// It said that it goes.
     Left,
 }
 
@@ -84,552 +75,379 @@ impl fmt::Display for State {
     }
 }
 
-/// A member, and since when it is what it is.
+/// A member of the cluster, ours excepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
-    /// Which.
+    /// Its latest life.
     pub peer: Peer,
-    /// What it is.
+    /// What is held of it.
     pub state: State,
-    /// Since when.
+    /// When that began, on our clock.
     pub since: Mono,
 }
 
-/// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What happened to the membership.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A member came, or came back, or was started again.
+    /// New, or back in a later life (perhaps without a `Down` of the earlier one).
     Up(Peer),
-    /// Somebody could not reach it.
+    /// Does not answer us.
     Suspect(Peer),
-    /// The suspicion was wrong.
+    /// Answers us again.
     Trusted(Peer),
-    /// It is gone.
+    /// Was given up.
     Down(Peer),
-    /// It left in order.
+    /// Said that it goes.
     Left(Peer),
-    /// We were taken for dead and have joined again as this.
+    /// The others had given us up, or knew a later start of ours: this is who we are now.
     Renewed(Peer),
-    /// Another process uses our node id: the data directory was copied. This node must stop.
+    /// Our node id speaks from another address and started no earlier than we did: the data directory was copied. The
+    /// shell must stop and say so.
     Usurped {
-        /// The other one.
+        /// The other.
         by: Peer,
     },
-    /// More than a third of the members were lost at once (true), or that is over (false).
+    /// More than a third vanished at once (true), or came back or were waited for long enough (false).
     Frozen(bool),
 }
 
-/// What membership wants.
+/// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// A packet for a member, unreliable.
+    /// A datagram; it may be lost.
     Send {
-        /// To whom.
+        /// To whom. Whoever answers at that address must prove the node id.
         to: Peer,
-        /// Never longer than [`Options::packet_max`].
+        /// At most `Options::packet_max`.
         bytes: Bytes,
     },
-    /// Something happened.
+    /// For the node.
     Event(Event),
 }
 
-/// What the transport saw of a node.
+/// What the transport noticed of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evidence {
-    /// The connection timed out or broke without a goodbye.
+    /// A connection timed out, or was closed without goodbye.
     Closed,
-    /// The system said that nobody listens there any more.
+    /// The port is unreachable, or a stateless reset came: the process is gone.
     Refused,
     /// It said goodbye.
     Leaving,
-    /// Something authentic came from it.
+    /// Anything authentic was heard.
     Alive,
 }
 
-/// For how many members that are gone their state is kept.
-const GONE_MAX: usize = 4096;
+/// Why a packet was refused. Nothing was changed by it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadPacket {
+    /// No byte at all.
+    #[error("the packet is empty")]
+    Empty,
+    /// Not one of ours, or of a later release.
+    #[error("the packet is of unknown kind {0}")]
+    Kind(u8),
+    /// Cut off.
+    #[error("the packet ends too early")]
+    Short,
+    /// More than `Options::packet_max` bytes.
+    #[error("the packet has {0} bytes; allowed are at most {1}")]
+    TooLong(usize, usize),
+    /// A whole packet and then more.
+    #[error("{0} bytes are left over after the packet")]
+    Trailing(usize),
+    /// A field has a value that it cannot have.
+    #[error("the packet has no valid value for {0}")]
+    Value(&'static str),
+    /// It speaks in the name of another node.
+    #[error("node {from} sent a packet that says it is from {claimed}")]
+    Sender {
+        /// Whom the packet names.
+        claimed: NodeId,
+        /// Who sent it.
+        from: NodeId,
+    },
+    /// The node was removed from the cluster.
+    #[error("node {0} is banned from the cluster")]
+    Banned(NodeId),
+    /// foca refused it.
+    #[error("the packet was refused: {0}")]
+    Refused(String),
+}
 
-/// Up to this many members everybody is told of a death or a departure at once by whoever finds it; above, it spreads by
-/// gossip. 64 packets of some 60 bytes are sent in under a millisecond.
-const TELL_ALL: usize = 64;
-
-/// How often a node that sees nobody alive tries a member that it lost.
-const LONELY: Duration = Duration::from_secs(2);
-
-type Swim = Foca<Peer, Codec, ChaCha8Rng, NoCustomBroadcast>;
-
-/// The membership of one node.
+/// The membership as one node sees it. Drive it like this: hand in what arrives, call [`Membership::handle_timeout`] at
+/// [`Membership::poll_timeout`], and after each call take all of [`Membership::poll_output`].
 pub struct Membership {
-    swim: Swim,
-    runtime: AccumulatingRuntime<Peer>,
+    me: Id,
     options: Options,
-    timers: Timers,
-    members: BTreeMap<NodeId, Member>,
-    suspicions: BTreeMap<NodeId, Suspicion>,
-    doubts: BTreeMap<NodeId, Doubt>,
-    leaving: BTreeSet<NodeId>,
+    rng: Rng,
+    roll: Roll,
+    swim: Swim,
+    detector: Detector,
+    meet: Meet,
+    freeze: Freeze,
+    rtt: BTreeMap<NodeId, Duration>,
     banned: BTreeSet<NodeId>,
     outputs: VecDeque<Output>,
-    freeze: Freeze,
-    rng: Rng,
-    /// Our incarnation as last sent.
-    incarnation: u16,
-    /// Lifeguard's local health: 0 is well; each step stretches our own probes once more.
-    health: u32,
-    lonely: Option<Mono>,
-    alive: usize,
-    left: bool,
+    /// When news went out last, and when the next round is due.
+    spread_last: Option<Mono>,
+    spread_next: Option<Mono>,
+    purge_next: Mono,
+    /// How many farewells are still to be said, and when the next.
+    leaving: Option<(u8, Mono)>,
+    usurper: Option<Peer>,
 }
 
 impl fmt::Debug for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Membership").field("me", self.me()).field("alive", &self.alive).finish_non_exhaustive()
+        f.debug_struct("Membership")
+            .field("me", &self.me.peer)
+            .field("alive", &self.roll.alive())
+            .finish_non_exhaustive()
     }
 }
 
 impl Membership {
-    /// A node alone.
-    pub fn new(me: Peer, options: Options, mut rng: Rng, _now: Mono) -> Self {
-        let swim = Foca::new(me, options.config(1), rng.child("swim").into_generator(), Codec);
+    /// A node that knows nobody yet.
+    pub fn new(me: Peer, options: Options, mut rng: Rng, now: Mono) -> Self {
+        let me = Id::from(me.plain());
+        let swim = Swim::new(me.clone(), &options, rng.child("swim"));
+        // Neighbours that start together must not ping together.
+        let phase = Duration::from_nanos(rng.below(u64::try_from(options.probe_period.as_nanos()).unwrap_or(u64::MAX)));
+        let detector = Detector::new(now.after(phase));
         Self {
+            me,
+            rng,
+            roll: Roll::default(),
             swim,
-            runtime: AccumulatingRuntime::new(),
+            detector,
+            meet: Meet::new(now.after(options.greet_down_every)),
             freeze: Freeze::default(),
-            timers: Timers::default(),
-            members: BTreeMap::new(),
-            suspicions: BTreeMap::new(),
-            doubts: BTreeMap::new(),
-            leaving: BTreeSet::new(),
+            rtt: BTreeMap::new(),
             banned: BTreeSet::new(),
             outputs: VecDeque::new(),
+            spread_last: None,
+            spread_next: None,
+            purge_next: now.after(PURGE_EVERY),
+            leaving: None,
+            usurper: None,
             options,
-            rng,
-            incarnation: 0,
-            health: 0,
-            lonely: None,
-            alive: 0,
-            left: false,
         }
     }
 
-    /// This node as it is known at the moment.
+    /// Who we are: what was given to `new`, in its latest life.
     pub fn me(&self) -> &Peer {
-        self.swim.identity()
+        &self.me.peer
     }
 
-    /// Every other member that is known, by node id; those that are gone too, for a day.
-    pub fn members(&self) -> impl Iterator<Item = &Member> {
-        self.members.values()
-    }
-
-    /// How many others are alive, suspects included.
-    pub fn alive_count(&self) -> usize {
-        self.alive
-    }
-
-    /// Whether so many were lost at once that this may be the smaller side of a partition.
-    pub fn is_frozen(&self) -> bool {
-        self.freeze.is_frozen()
-    }
-
-    /// Asks a node that is there to let us in.
-    pub fn join(&mut self, peer: Peer, now: Mono) {
-        if self.left || peer.node == self.me().node || self.banned.contains(&peer.node) {
-            return;
-        }
-        // An error is a packet that does not fit, which no announcement is.
-        let _ = self.swim.announce(peer, &mut self.runtime);
-        self.settle(now);
-    }
-
-    /// Takes in a packet. `from` is who sent it, as the transport proved.
+    /// Anything that arrived from a node whose id the transport has proved. Any bytes; never panics.
     ///
     /// # Errors
-    /// Whatever the bytes are, the worst is an error and no change.
+    /// Says why the packet was refused. For a log at the most: the sender may be of a later release.
     pub fn handle_datagram(&mut self, from: NodeId, bytes: &[u8], now: Mono) -> Result<(), BadPacket> {
-        if self.left {
+        self.enter(now);
+        if self.leaving.is_some() {
             return Ok(());
-        }
-        let (header, updates) = codec::parse(bytes, self.options.packet_max)?;
-        if header.src.node != from {
-            return Err(BadPacket::OtherSender { claimed: header.src.node, proven: from });
         }
         if self.banned.contains(&from) {
             return Err(BadPacket::Banned(from));
         }
-        let me = *self.me();
-        for update in &updates {
-            let other = *update.id();
-            // Of two with one id exactly one stops; lives are left out, since the two take new ones in turn.
-            let is_other = other.node == me.node && (other.start, other.address) > (me.start, me.address);
-            if is_other && update.state() != foca::State::Down {
-                self.outputs.push_back(Output::Event(Event::Usurped { by: other }));
-            }
-            if other == header.src && update.state() == foca::State::Down {
-                self.leaving.insert(from);
-            }
+        if bytes.len() > self.options.packet_max {
+            return Err(BadPacket::TooLong(bytes.len(), self.options.packet_max));
         }
-        self.settle_rivals(header.src);
-        self.doubts.remove(&from);
-        let handled = self.swim.handle_data(bytes, &mut self.runtime);
+        let done = self.take(from, Packet::decode(bytes)?, now);
         self.settle(now);
-        for update in &updates {
-            let node = update.id().node;
-            if update.state() == foca::State::Suspect && node != me.node {
-                self.accuse(*update.id(), update.incarnation(), from, now);
-            }
-            self.review(node, now);
-        }
-        self.review(from, now);
-        handled.map_err(|error| BadPacket::Protocol(error.to_string()))
+        done
     }
 
-    /// Takes in what the transport saw. State: a death that it suggests is confirmed by one more packet first.
-    pub fn handle_evidence(&mut self, node: NodeId, evidence: Evidence, now: Mono) {
-        let Some(member) = self.members.get(&node).copied() else { return };
-        if !matches!(member.state, State::Alive | State::Suspect) || self.left {
-            return;
-        }
-        match evidence {
-            Evidence::Alive => {
-                self.doubts.remove(&node);
-            }
-            Evidence::Leaving => {
-                self.leaving.insert(node);
-                self.bury(member.peer, now);
-            }
-            Evidence::Refused => {
-                let due = now.after(self.options.confirm);
-                self.doubts.entry(node).or_insert(Doubt { peer: member.peer, due });
-                self.ping(member.peer);
-            }
-            Evidence::Closed => {
-                // A network that lost a connection may be slow and not dead: the usual suspicion, begun at once.
-                if let Some(incarnation) = self.incarnation_of(node) {
-                    let suspect = foca::Member::new(member.peer, incarnation, foca::State::Suspect);
-                    let _ = self.swim.apply_many(std::iter::once(suspect), true, &mut self.runtime);
-                    self.settle(now);
-                    self.accuse(member.peer, incarnation, self.me().node, now);
-                    self.warn(member.peer, incarnation);
+    fn take(&mut self, from: NodeId, packet: Packet<'_>, now: Mono) -> Result<(), BadPacket> {
+        match packet {
+            Packet::Swim(bytes) => {
+                let (sender, news) = codec::read_swim(bytes)?;
+                self.check_sender(from, &sender)?;
+                for (peer, state) in &news {
+                    if peer.node == self.me.node && self.is_usurped(peer, *state) {
+                        return Ok(());
+                    }
                 }
-                self.ping(member.peer);
+                // foca believes every packet; a banned node that comes up in one is taken back out when it settles.
+                self.swim.handle(bytes)?;
+                self.heard_life(&sender, now);
             }
+            Packet::Intro { join, me: sender, you } => {
+                self.check_sender(from, &sender)?;
+                self.meet_intro(join, sender, you, now)?;
+            }
+            Packet::Leave(sender) => {
+                self.check_sender(from, &sender)?;
+                self.swim.apply(sender.into(), State::Left, true)?;
+            }
+            _ if from == self.me.node => return Err(BadPacket::Sender { claimed: self.me.node, from }),
+            Packet::Ping(view) => self.handle_ping(from, view, now),
+            Packet::Ack(view) => self.handle_ack(from, view, now),
+            Packet::Ask(target) => self.handle_ask(from, target, now),
+            Packet::Reached(target) => self.heard(target, now),
+            Packet::Silent(target) => self.accuse(from, target, now),
+            Packet::List { why, entries } => self.meet_list(from, why, entries, now)?,
         }
+        Ok(())
     }
 
-    /// The smoothed round-trip time to a member, as the transport measured it: a suspect far away is given longer.
-    pub fn set_rtt(&mut self, _node: NodeId, rtt: Duration) {
-        self.options.set_rtt(rtt);
+    /// A packet that names its sender must name the one whom the transport proved, and that cannot be us.
+    fn check_sender(&mut self, from: NodeId, sender: &Peer) -> Result<(), BadPacket> {
+        if sender.node != from {
+            return Err(BadPacket::Sender { claimed: sender.node, from });
+        }
+        if from == self.me.node {
+            self.is_usurped(sender, State::Alive);
+            return Err(BadPacket::Sender { claimed: from, from });
+        }
+        Ok(())
     }
 
-    /// Says goodbye: everybody hears it from us where they are few, and some where they are many. Nothing is done after.
-    pub fn leave(&mut self, now: Mono) {
-        if self.left {
+    /// What the transport noticed of a node.
+    pub fn handle_evidence(&mut self, node: NodeId, evidence: Evidence, now: Mono) {
+        self.enter(now);
+        if self.leaving.is_some() || self.banned.contains(&node) {
             return;
         }
-        let me = *self.me();
-        let farewell = foca::Member::new(me, self.incarnation, foca::State::Down);
-        self.tell(&[farewell], me.node);
-        let _ = self.swim.leave_cluster(&mut self.runtime);
+        let Some(member) = self.roll.get(node).cloned() else { return };
+        match evidence {
+            Evidence::Closed => self.start_probe(node, probe::Cause::Closed, now),
+            Evidence::Refused => self.start_probe(node, probe::Cause::Refused, now),
+            Evidence::Leaving => self.state_of(&member.peer, State::Left),
+            Evidence::Alive => match member.state {
+                State::Alive | State::Suspect => self.heard(node, now),
+                State::Down => self.introduce(&member.peer, now),
+                State::Left => {}
+            },
+        }
         self.settle(now);
-        self.left = true;
-        self.timers.clear();
-        self.suspicions.clear();
-        self.doubts.clear();
-        self.lonely = None;
     }
 
-    /// Refuses a node from now on.
-    pub fn ban(&mut self, node: NodeId, now: Mono) {
-        self.banned.insert(node);
-        if let Some(member) = self.members.get(&node).copied() {
-            if matches!(member.state, State::Alive | State::Suspect) {
-                self.bury(member.peer, now);
-            }
-            self.members.remove(&node);
+    /// The round trip to a node as the transport measured it. Timeouts follow.
+    pub fn set_rtt(&mut self, node: NodeId, rtt: Duration) {
+        if self.roll.get(node).is_some() {
+            self.rtt.insert(node, rtt);
         }
     }
 
-    /// Whether a node is refused.
+    /// Says goodbye. Keep taking outputs and calling `handle_timeout` until `poll_timeout` is `None`, some 20 ms; after
+    /// that this membership does nothing more.
+    pub fn leave(&mut self, now: Mono) {
+        if self.leaving.is_none() {
+            self.leaving = Some((FAREWELL_ROUNDS, now));
+            self.say_farewell(now);
+        }
+    }
+
+    fn say_farewell(&mut self, now: Mono) {
+        let Some((left, at)) = self.leaving else { return };
+        if left == 0 || at > now {
+            return;
+        }
+        self.leaving = Some((left - 1, now.after(FAREWELL_EVERY)));
+        let packet = Packet::Leave(*self.me.peer.as_ref()).encode();
+        for member in self.roll.pick(FAREWELLS, self.me.node, &mut self.rng) {
+            self.outputs.push_back(Output::Send { to: member.peer, bytes: packet.clone() });
+        }
+    }
+
+    /// Refuses a node from now on and removes it. The others hear that it is down; each must be told of the ban.
+    pub fn ban(&mut self, node: NodeId, now: Mono) {
+        self.enter(now);
+        if node != self.me.node && self.banned.insert(node) {
+            if let Some(member) = self.roll.live(node).cloned() {
+                self.state_of(&member.peer, State::Down);
+            }
+            self.settle(now);
+            self.drop_member(node);
+        }
+    }
+
+    /// Lifts a ban, and drops a member that is down or left from the list.
+    pub fn forget(&mut self, node: NodeId) {
+        self.banned.remove(&node);
+        if self.roll.live(node).is_none() {
+            self.drop_member(node);
+        }
+    }
+
+    /// Whether the node is refused.
     pub fn is_banned(&self, node: NodeId) -> bool {
         self.banned.contains(&node)
     }
 
-    /// When to call [`Membership::handle_timeout`].
+    /// All refused nodes, by id.
+    pub fn banned(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.banned.iter().copied()
+    }
+
+    /// When to call [`Membership::handle_timeout`]; never again if `None`.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        let suspicion = self.suspicions.values().map(|suspicion| suspicion.due(&self.options, self.alive)).min();
-        let doubt = self.doubts.values().map(|doubt| doubt.due).min();
-        let all = [self.timers.next(), suspicion, doubt, self.lonely, self.freeze.due()];
-        all.into_iter().flatten().min()
+        if let Some((left, at)) = self.leaving {
+            return (left > 0).then_some(at);
+        }
+        let fixed = [Some(self.purge_next), self.spread_next, self.freeze.due(), self.meet.due()];
+        fixed.into_iter().flatten().chain(self.detector.due(&self.options)).min()
     }
 
-    /// Does what is due.
+    /// Does what is due. Too early or too late does no harm; how late is noticed.
     pub fn handle_timeout(&mut self, now: Mono) {
-        if let Some(due) = self.poll_timeout() {
-            let late = now.since(due);
-            if late > self.options.probe_period {
-                self.overslept(late, now);
+        if self.leaving.is_some() {
+            self.say_farewell(now);
+            return;
+        }
+        self.enter(now);
+        self.run_detector(now);
+        self.run_meet(now);
+        if self.purge_next <= now {
+            self.purge_next = now.after(PURGE_EVERY);
+            for node in self.roll.expired(now, self.options.keep_down, self.options.keep_down_max) {
+                self.drop_member(node);
             }
         }
-        while let Some(timer) = self.timers.pop(now) {
-            // What fails is a timer that no longer matters, or a packet that does not fit; the next round is set already.
-            let _ = self.swim.handle_timer(timer, &mut self.runtime);
-            self.settle(now);
-        }
-        let (options, alive) = (&self.options, self.alive);
-        let due = self.suspicions.iter().filter(|(_, s)| s.due(options, alive) <= now).map(|(node, _)| *node);
-        for node in due.collect::<Vec<_>>() {
-            self.review(node, now);
-            if let Some(suspicion) = self.suspicions.remove(&node) {
-                self.bury(suspicion.peer, now);
-            }
-        }
-        let due = self.doubts.iter().filter(|(_, doubt)| doubt.due <= now).map(|(node, _)| *node);
-        for node in due.collect::<Vec<_>>() {
-            if let Some(doubt) = self.doubts.remove(&node) {
-                self.bury(doubt.peer, now);
-            }
-        }
-        if self.lonely.is_some_and(|due| due <= now) {
-            self.call_out(now);
-        }
-        if let Some(frozen) = self.freeze.handle_timeout(now) {
-            self.outputs.push_back(Output::Event(Event::Frozen(frozen)));
-        }
+        self.thaw(now);
+        self.settle(now);
     }
 
-    /// What membership wants next.
+    /// The next thing to do, until `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// Two processes speak as one node: the lesser one is told of the other, and stops by [`Event::Usurped`]. One that is
-    /// gone since it was started again does not hear it.
-    fn settle_rivals(&mut self, sender: Peer) {
-        let Some(known) = self.members.get(&sender.node).map(|member| member.peer) else { return };
-        if known.address != sender.address {
-            let is_known = (known.start, known.address) > (sender.start, sender.address);
-            let (winner, loser) = if is_known { (known, sender) } else { (sender, known) };
-            self.send(loser, foca::Message::Gossip, &[foca::Member::alive(winner)]);
-        }
+    /// All that are known but us, by node id; the down and left ones too, for 24 hours and at most 4,096 of them.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.roll.iter().map(AsRef::as_ref)
     }
 
-    /// Our own loop was late: what others did not answer in that time proves nothing against them.
-    fn overslept(&mut self, late: Duration, now: Mono) {
-        self.health = self.options.health_max;
-        for suspicion in self.suspicions.values_mut() {
-            suspicion.since = suspicion.since.after(late).min(now);
-        }
-        for doubt in self.doubts.values_mut() {
-            doubt.due = now.after(self.options.confirm);
-        }
+    /// What is held of a member; none if it is not known.
+    pub fn state(&self, node: NodeId) -> Option<State> {
+        Some(self.roll.get(node)?.state)
     }
 
-    /// Somebody says that it could not reach a member.
-    fn accuse(&mut self, peer: Peer, incarnation: u16, by: NodeId, now: Mono) {
-        let is_suspect = self.state_of(peer.node).is_some_and(|member| {
-            *member.id() == peer && member.state() == foca::State::Suspect && member.incarnation() == incarnation
-        });
-        if !is_suspect {
-            return;
-        }
-        let fresh = Suspicion { peer, incarnation, since: now, accusers: BTreeSet::new() };
-        let suspicion = self.suspicions.entry(peer.node).or_insert_with(|| fresh.clone());
-        if suspicion.incarnation != incarnation || suspicion.peer != peer {
-            *suspicion = fresh;
-        }
-        let is_new = suspicion.accusers.is_empty();
-        suspicion.accusers.insert(by);
-        if is_new {
-            self.set_state(peer, State::Suspect, now);
-            self.outputs.push_back(Output::Event(Event::Suspect(peer)));
-        }
+    /// How many others are alive or suspect.
+    pub fn alive_count(&self) -> usize {
+        self.roll.alive()
     }
 
-    /// Drops a suspicion that foca no longer shares.
-    fn review(&mut self, node: NodeId, now: Mono) {
-        let Some(suspicion) = self.suspicions.get(&node) else { return };
-        let (peer, incarnation) = (suspicion.peer, suspicion.incarnation);
-        let state = self.state_of(node).map(|member| (*member.id(), member.state(), member.incarnation()));
-        if state == Some((peer, foca::State::Suspect, incarnation)) {
-            return;
-        }
-        self.suspicions.remove(&node);
-        if let Some((peer, foca::State::Alive, _)) = state {
-            self.set_state(peer, State::Alive, now);
-            self.outputs.push_back(Output::Event(Event::Trusted(peer)));
-        }
+    /// Whether more than a third vanished at once, and nothing should be moved because of it yet.
+    pub fn is_frozen(&self) -> bool {
+        self.freeze.is_frozen()
     }
 
-    /// Declares a member dead, tells everybody, and tells it too in case it is not.
-    fn bury(&mut self, peer: Peer, now: Mono) {
-        let Some(incarnation) = self.incarnation_of(peer.node) else { return };
-        let dead = foca::Member::new(peer, incarnation, foca::State::Down);
-        let _ = self.swim.apply_many(std::iter::once(dead.clone()), true, &mut self.runtime);
-        self.settle(now);
-        self.tell(&[dead], peer.node);
-        if !self.leaving.contains(&peer.node) {
-            self.send(peer, foca::Message::TurnUndead, &[]);
-        }
-    }
-
-    /// Tells every member alive, where they are few.
-    fn tell(&mut self, news: &[foca::Member<Peer>], except: NodeId) {
-        if self.alive > TELL_ALL {
-            let _ = self.swim.gossip(&mut self.runtime);
-            return;
-        }
-        let alive = self.members.values().filter(|m| matches!(m.state, State::Alive | State::Suspect));
-        let all: Vec<Peer> = alive.map(|member| member.peer).filter(|peer| peer.node != except).collect();
-        for peer in all {
-            self.send(peer, foca::Message::Gossip, news);
-        }
-    }
-
-    /// Lets a suspect know, so that it can refute at once.
-    fn warn(&mut self, peer: Peer, incarnation: u16) {
-        let accused = foca::Member::new(peer, incarnation, foca::State::Suspect);
-        self.send(peer, foca::Message::Gossip, &[accused]);
-    }
-
-    /// A ping outside of foca's own rounds: any packet that comes back clears a doubt.
-    fn ping(&mut self, peer: Peer) {
-        self.send(peer, foca::Message::Ping(u8::MAX), &[]);
-    }
-
-    fn send(&mut self, to: Peer, message: foca::Message<Peer>, updates: &[foca::Member<Peer>]) {
-        let header = foca::Header { src: *self.me(), src_incarnation: self.incarnation, dst: to, message };
-        let bytes = codec::packet(&header, updates);
-        self.outputs.push_back(Output::Send { to, bytes });
-    }
-
-    /// Nobody is alive: a lost member may be, and both sides of a partition of two must find each other again.
-    fn call_out(&mut self, now: Mono) {
-        self.lonely = None;
-        let lost: Vec<Peer> =
-            self.members.values().filter(|member| member.state == State::Down).map(|member| member.peer).collect();
-        if self.alive > 0 || self.left || lost.is_empty() {
-            return;
-        }
-        let chosen = usize::try_from(self.rng.below(lost.len() as u64)).unwrap_or(0);
-        self.lonely = Some(now.after(LONELY));
-        let _ = self.swim.announce(lost[chosen], &mut self.runtime);
-        self.settle(now);
-    }
-
-    fn state_of(&self, node: NodeId) -> Option<&foca::Member<Peer>> {
-        self.swim.iter_membership_state().find(|member| member.id().node == node)
-    }
-
-    fn incarnation_of(&self, node: NodeId) -> Option<u16> {
-        self.state_of(node).map(foca::Member::incarnation)
-    }
-
-    fn set_state(&mut self, peer: Peer, state: State, now: Mono) {
-        self.members.insert(peer.node, Member { peer, state, since: now });
-    }
-
-    /// Carries over what foca wants.
-    fn settle(&mut self, now: Mono) {
-        while let Some((to, bytes)) = self.runtime.to_send() {
-            self.outputs.push_back(Output::Send { to, bytes });
-        }
-        while let Some((after, timer)) = self.runtime.to_schedule() {
-            match timer {
-                Timer::ChangeSuspectToDown { member_id, incarnation, .. } => {
-                    let me = self.me().node;
-                    self.accuse(member_id, incarnation, me, now);
-                }
-                // The member list of foca forgets, and ours with it.
-                Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } => {
-                    self.timers.add(now.after(after * (1 + self.health)), timer);
-                }
-                Timer::PeriodicAnnounce(_)
-                | Timer::PeriodicAnnounceDown(_)
-                | Timer::PeriodicGossip(_)
-                | Timer::RemoveDown(_) => self.timers.add(now.after(after), timer),
-            }
-        }
-        while let Some(notification) = self.runtime.to_notify() {
-            self.note(notification, now);
-        }
-    }
-
-    fn note(&mut self, notification: OwnedNotification<Peer>, now: Mono) {
-        match notification {
-            OwnedNotification::MemberUp(peer) => {
-                if self.banned.contains(&peer.node) {
-                    return self.bury(peer, now);
-                }
-                self.leaving.remove(&peer.node);
-                self.suspicions.remove(&peer.node);
-                self.set_state(peer, State::Alive, now);
-                self.counted();
-                let thawed = self.freeze.back(peer.node);
-                self.outputs.push_back(Output::Event(Event::Up(peer)));
-                if thawed {
-                    self.outputs.push_back(Output::Event(Event::Frozen(false)));
-                }
-            }
-            OwnedNotification::MemberDown(peer) => {
-                self.suspicions.remove(&peer.node);
-                self.doubts.remove(&peer.node);
-                let before = self.alive;
-                let left = self.leaving.remove(&peer.node);
-                let (state, event) = match left {
-                    true => (State::Left, Event::Left(peer)),
-                    false => (State::Down, Event::Down(peer)),
-                };
-                if !self.banned.contains(&peer.node) {
-                    self.set_state(peer, state, now);
-                }
-                self.counted();
-                self.outputs.push_back(Output::Event(event));
-                if !left && self.freeze.lost(peer.node, before, now) {
-                    self.outputs.push_back(Output::Event(Event::Frozen(true)));
-                }
-                if self.alive == 0 && !self.left {
-                    self.lonely = self.lonely.or_else(|| Some(now.after(LONELY)));
-                }
-            }
-            OwnedNotification::Rename(before, after) => {
-                self.suspicions.remove(&before.node);
-                self.doubts.remove(&before.node);
-                let is_alive = self.state_of(after.node).is_some_and(|member| member.state() != foca::State::Down);
-                if is_alive {
-                    self.set_state(after, State::Alive, now);
-                    self.counted();
-                    self.outputs.push_back(Output::Event(Event::Up(after)));
-                }
-            }
-            OwnedNotification::Rejoin(me) => self.outputs.push_back(Output::Event(Event::Renewed(me))),
-            OwnedNotification::DataSent(header) => self.incarnation = header.src_incarnation,
-            OwnedNotification::DataReceived(header) => {
-                if matches!(header.message, foca::Message::Ack(_)) {
-                    self.health = self.health.saturating_sub(1);
-                }
-            }
-            OwnedNotification::ProbeFailed(_, peer) => {
-                self.health = (self.health + 1).min(self.options.health_max);
-                if let Some(incarnation) = self.incarnation_of(peer.node) {
-                    self.warn(peer, incarnation);
-                }
-            }
-            OwnedNotification::Active | OwnedNotification::Idle | OwnedNotification::Defunct => {}
-        }
-    }
-
-    /// The number of members changed: news must be repeated more often the more there are.
-    fn counted(&mut self) {
-        let alive = self.members.values().filter(|m| matches!(m.state, State::Alive | State::Suspect)).count();
-        self.alive = alive;
-        // Refused only if what is fixed had changed, which it has not.
-        let _ = self.swim.set_config(self.options.config(alive + 1));
-        while self.members.len() > alive + GONE_MAX {
-            let gone = self.members.values().filter(|m| matches!(m.state, State::Down | State::Left));
-            let Some(oldest) = gone.min_by_key(|member| member.since).map(|member| member.peer.node) else { break };
-            self.members.remove(&oldest);
-        }
+    /// Begins in the middle, knowing all these: a simulated world of 10,000 cannot afford 10,000 joins of 10,000.
+    /// Without events and without a word to anyone. The members are shared between the nodes of the world.
+    ///
+    /// # Errors
+    /// Only if foca refuses the list.
+    pub fn preload(&mut self, members: &[Arc<Member>], peers: &[Arc<Peer>], now: Mono) -> Result<(), BadPacket> {
+        let me = self.me.node;
+        let others = peers.iter().filter(|peer| peer.node != me);
+        self.swim.preload(others.map(|peer| Id { node: peer.node, peer: peer.clone() }))?;
+        members.iter().filter(|member| member.peer.node != me).for_each(|member| self.roll.set(member.clone()));
+        self.rewatch(now);
+        Ok(())
     }
 }
 

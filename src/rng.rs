@@ -1,8 +1,10 @@
 //! Randomness as a value: one seed, and a child generator per purpose, so that a new draw in one place does not shift
 //! the draws of all others. No system randomness here.
 
+use std::convert::Infallible;
+
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+use rand_chacha::rand_core::{Rng as _, SeedableRng as _, TryRng};
 
 /// A generator that gives the same numbers for the same seed on every machine.
 #[derive(Debug, Clone)]
@@ -25,11 +27,6 @@ impl Rng {
         Self::from_seed(self.next_u64() ^ hash)
     }
 
-    /// The generator itself, for a crate that draws by its own traits.
-    pub(crate) fn into_generator(self) -> ChaCha8Rng {
-        self.0
-    }
-
     /// Sixty-four random bits.
     pub fn next_u64(&mut self) -> u64 {
         self.0.next_u64()
@@ -38,5 +35,22 @@ impl Rng {
     /// A number below `bound`; 0 if `bound` is 0. The bias is below `bound` / 2^64.
     pub fn below(&mut self, bound: u64) -> u64 {
         u64::try_from((u128::from(self.next_u64()) * u128::from(bound)) >> 64).unwrap_or(0)
+    }
+}
+
+/// The trait by which crates ask for randomness, so that theirs comes from the same seed.
+impl TryRng for Rng {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        self.0.try_next_u32()
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        self.0.try_next_u64()
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        self.0.try_fill_bytes(bytes)
     }
 }

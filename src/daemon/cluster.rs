@@ -144,6 +144,12 @@ impl Task {
         tracing::info!("leaving the cluster");
         self.membership.leave(self.clock.mono());
         self.carry_out(&peers).await;
+        // It says so more than once, some milliseconds apart, and then wants nothing more.
+        while let Some(due) = self.membership.poll_timeout() {
+            tokio::time::sleep_until(self.clock.instant(due)).await;
+            self.membership.handle_timeout(self.clock.mono());
+            self.carry_out(&peers).await;
+        }
         self.cluster.transport.goodbye(GOODBYE).await;
     }
 

@@ -1,128 +1,22 @@
-//! The bytes of a membership packet, for foca and for the packets that we make ourselves.
+//! Peers, states and foca's packets as bytes: compact, checked in full before anything acts on them.
 //!
-//! Fixed widths, big-endian. A packet is a header and, after some messages, a count and that many members.
+//! Knows no member list. Every reader refuses what is too short, what is not a value, and what is left over; none takes
+//! memory for a length that a packet merely claims.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use foca::{Header, Member, Message, State};
+use bytes::{Buf, BufMut};
+use foca::{Header, Message};
 
-use super::Peer;
+use super::peer::{Id, Peer};
+use super::{BadPacket, State};
 use crate::id::NodeId;
 
-/// Why a packet was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadPacket {
-    /// Longer than is ever sent.
-    #[error("the packet has {found} bytes; allowed are at most {limit}")]
-    TooLong {
-        /// How long it is.
-        found: usize,
-        /// How long it may be.
-        limit: usize,
-    },
-    /// It ends in the middle of something.
-    #[error("the packet ends too early")]
-    Short,
-    /// It goes on after its end.
-    #[error("the packet has {0} bytes after its end")]
-    Trailing(usize),
-    /// A byte that stands for nothing.
-    #[error("{what} is {found}, which is not known")]
-    Unknown {
-        /// What it should be.
-        what: &'static str,
-        /// What it is.
-        found: u8,
-    },
-    /// It claims to be from somebody else.
-    #[error("the packet claims to be from {claimed} and came from {proven}")]
-    OtherSender {
-        /// What it says.
-        claimed: NodeId,
-        /// What the transport proved.
-        proven: NodeId,
-    },
-    /// Its sender was removed.
-    #[error("{0} was removed from the cluster")]
-    Banned(NodeId),
-    /// foca refuses it.
-    #[error("{0}")]
-    Protocol(String),
-}
+/// foca knows no leaving: a member that left is down in its highest incarnation, which nothing else uses here.
+pub(super) const LEFT: u16 = u16::MAX;
 
-/// No buffer left: foca then sends what fits.
-const FULL: BadPacket = BadPacket::Short;
-
-/// The longest peer: node, start, life, family, IPv6 address, port.
-const PEER_MAX: usize = 8 + 8 + 4 + 1 + 16 + 2;
-
-/// The format of foca's messages here.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Codec;
-
-impl foca::Codec<Peer> for Codec {
-    type Error = BadPacket;
-
-    fn encode_header(&mut self, header: &Header<Peer>, buf: impl BufMut) -> Result<(), BadPacket> {
-        put_header(header, buf)
-    }
-
-    fn decode_header(&mut self, buf: impl Buf) -> Result<Header<Peer>, BadPacket> {
-        get_header(buf)
-    }
-
-    fn encode_member(&mut self, member: &Member<Peer>, buf: impl BufMut) -> Result<(), BadPacket> {
-        put_member(member, buf)
-    }
-
-    fn decode_member(&mut self, buf: impl Buf) -> Result<Member<Peer>, BadPacket> {
-        get_member(buf)
-    }
-}
-
-/// Reads a whole packet without believing it.
-pub(super) fn parse(bytes: &[u8], limit: usize) -> Result<(Header<Peer>, Vec<Member<Peer>>), BadPacket> {
-    if bytes.len() > limit {
-        return Err(BadPacket::TooLong { found: bytes.len(), limit });
-    }
-    let mut rest = bytes;
-    let header = get_header(&mut rest)?;
-    let mut members = Vec::new();
-    if rest.has_remaining() {
-        let count = need(&rest, 2).map(|()| rest.get_u16())?;
-        for _ in 0..count {
-            members.push(get_member(&mut rest)?);
-        }
-    }
-    match rest.remaining() {
-        0 => Ok((header, members)),
-        more => Err(BadPacket::Trailing(more)),
-    }
-}
-
-/// A packet of our own; the caller keeps `updates` to a handful.
-pub(super) fn packet(header: &Header<Peer>, updates: &[Member<Peer>]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(128);
-    // A growing buffer is never full.
-    let _ = put_header(header, &mut bytes);
-    if !updates.is_empty() {
-        bytes.put_u16(u16::try_from(updates.len()).unwrap_or(u16::MAX));
-        for member in updates {
-            let _ = put_member(member, &mut bytes);
-        }
-    }
-    bytes.freeze()
-}
-
-fn need(buf: &impl Buf, bytes: usize) -> Result<(), BadPacket> {
-    if buf.remaining() < bytes { Err(BadPacket::Short) } else { Ok(()) }
-}
-
-fn put_peer(peer: &Peer, mut buf: impl BufMut) {
+pub(super) fn put_peer(buf: &mut Vec<u8>, peer: &Peer) {
     buf.put_u64(peer.node.0);
-    buf.put_u64(peer.start);
-    buf.put_u32(peer.life);
     match peer.address.ip() {
         IpAddr::V4(ip) => {
             buf.put_u8(4);
@@ -134,110 +28,169 @@ fn put_peer(peer: &Peer, mut buf: impl BufMut) {
         }
     }
     buf.put_u16(peer.address.port());
+    put_number(buf, peer.start);
+    put_number(buf, u64::from(peer.life));
 }
 
-fn get_peer(mut buf: impl Buf) -> Result<Peer, BadPacket> {
-    need(&buf, 21)?;
-    let (node, start, life) = (NodeId(buf.get_u64()), buf.get_u64(), buf.get_u32());
-    let ip = match buf.get_u8() {
-        4 => {
-            need(&buf, 4)?;
-            IpAddr::V4(Ipv4Addr::from(buf.get_u32()))
-        }
-        6 => {
-            need(&buf, 16)?;
-            IpAddr::V6(Ipv6Addr::from(buf.get_u128()))
-        }
-        found => return Err(BadPacket::Unknown { what: "an address family", found }),
+pub(super) fn get_peer(buf: &mut impl Buf) -> Result<Peer, BadPacket> {
+    let node = NodeId(get_u64(buf)?);
+    let ip = match get_u8(buf)? {
+        4 => IpAddr::V4(Ipv4Addr::from(buf.try_get_u32().map_err(|_| BadPacket::Short)?)),
+        6 => IpAddr::V6(Ipv6Addr::from(buf.try_get_u128().map_err(|_| BadPacket::Short)?)),
+        _ => return Err(BadPacket::Value("the family of an address")),
     };
-    need(&buf, 2)?;
-    Ok(Peer { node, address: SocketAddr::new(ip, buf.get_u16()), start, life })
+    let port = buf.try_get_u16().map_err(|_| BadPacket::Short)?;
+    let start = get_number(buf)?;
+    let life = u32::try_from(get_number(buf)?).map_err(|_| BadPacket::Value("a life"))?;
+    Ok(Peer { node, address: SocketAddr::new(ip, port), start, life })
 }
 
-fn put_member(member: &Member<Peer>, mut buf: impl BufMut) -> Result<(), BadPacket> {
-    if buf.remaining_mut() < PEER_MAX + 3 {
-        return Err(FULL);
-    }
-    put_peer(member.id(), &mut buf);
-    buf.put_u16(member.incarnation());
-    buf.put_u8(match member.state() {
-        State::Alive => 0,
-        State::Suspect => 1,
-        State::Down => 2,
+/// A suspicion is nobody's news: the suspect is alive until it is down.
+pub(super) fn put_state(buf: &mut Vec<u8>, state: State) {
+    buf.put_u8(match state {
+        State::Alive | State::Suspect => 0,
+        State::Down => 1,
+        State::Left => 2,
     });
+}
+
+pub(super) fn get_state(buf: &mut impl Buf) -> Result<State, BadPacket> {
+    match get_u8(buf)? {
+        0 => Ok(State::Alive),
+        1 => Ok(State::Down),
+        2 => Ok(State::Left),
+        _ => Err(BadPacket::Value("a state")),
+    }
+}
+
+pub(super) fn get_u8(buf: &mut impl Buf) -> Result<u8, BadPacket> {
+    buf.try_get_u8().map_err(|_| BadPacket::Short)
+}
+
+pub(super) fn get_u32(buf: &mut impl Buf) -> Result<u32, BadPacket> {
+    buf.try_get_u32().map_err(|_| BadPacket::Short)
+}
+
+pub(super) fn get_u64(buf: &mut impl Buf) -> Result<u64, BadPacket> {
+    buf.try_get_u64().map_err(|_| BadPacket::Short)
+}
+
+/// Seven bits a byte, lowest first; the high bit says that more follow.
+fn put_number(buf: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        buf.put_u8(number as u8 | 0x80);
+        number >>= 7;
+    }
+    buf.put_u8(number as u8);
+}
+
+fn get_number(buf: &mut impl Buf) -> Result<u64, BadPacket> {
+    let mut number = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let byte = get_u8(buf)?;
+        let bits = u64::from(byte & 0x7f);
+        if (bits << shift) >> shift != bits || (byte == 0 && shift > 0) {
+            return Err(BadPacket::Value("a number"));
+        }
+        number |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Ok(number);
+        }
+    }
+    Err(BadPacket::Value("a number"))
+}
+
+/// What foca writes and reads. Of its messages only two are used: the others belong to its prober, which never runs.
+#[derive(Debug)]
+pub(super) struct Codec;
+
+impl foca::Codec<Id> for Codec {
+    type Error = BadPacket;
+
+    fn encode_header(&mut self, header: &Header<Id>, buf: impl BufMut) -> Result<(), BadPacket> {
+        let kind = match &header.message {
+            Message::Gossip => 0,
+            Message::TurnUndead => 1,
+            Message::Ping(_)
+            | Message::Ack(_)
+            | Message::PingReq { .. }
+            | Message::IndirectPing { .. }
+            | Message::IndirectAck { .. }
+            | Message::ForwardedAck { .. }
+            | Message::Announce
+            | Message::Feed
+            | Message::Broadcast => return Err(BadPacket::Value("a message of foca that is not used")),
+        };
+        let mut bytes = vec![kind];
+        put_peer(&mut bytes, &header.src.peer);
+        put_peer(&mut bytes, &header.dst.peer);
+        put_whole(&bytes, buf)
+    }
+
+    fn decode_header(&mut self, mut buf: impl Buf) -> Result<Header<Id>, BadPacket> {
+        let message = match get_u8(&mut buf)? {
+            0 => Message::Gossip,
+            1 => Message::TurnUndead,
+            _ => return Err(BadPacket::Value("a message of foca")),
+        };
+        let src = get_peer(&mut buf)?.into();
+        let dst = get_peer(&mut buf)?.into();
+        Ok(Header { src, src_incarnation: 0, dst, message })
+    }
+
+    fn encode_member(&mut self, member: &foca::Member<Id>, buf: impl BufMut) -> Result<(), BadPacket> {
+        let mut bytes = Vec::with_capacity(32);
+        put_peer(&mut bytes, &member.id().peer);
+        put_state(&mut bytes, state_of(member));
+        put_whole(&bytes, buf)
+    }
+
+    fn decode_member(&mut self, mut buf: impl Buf) -> Result<foca::Member<Id>, BadPacket> {
+        let peer = get_peer(&mut buf)?;
+        Ok(member_of(peer.into(), get_state(&mut buf)?))
+    }
+}
+
+/// All or nothing: foca goes on with the buffer as it is when an item does not fit.
+fn put_whole(bytes: &[u8], mut buf: impl BufMut) -> Result<(), BadPacket> {
+    if buf.remaining_mut() < bytes.len() {
+        return Err(BadPacket::Short);
+    }
+    buf.put_slice(bytes);
     Ok(())
 }
 
-fn get_member(mut buf: impl Buf) -> Result<Member<Peer>, BadPacket> {
-    let peer = get_peer(&mut buf)?;
-    need(&buf, 3)?;
-    let incarnation = buf.get_u16();
-    let state = match buf.get_u8() {
-        0 => State::Alive,
-        1 => State::Suspect,
-        2 => State::Down,
-        found => return Err(BadPacket::Unknown { what: "a state", found }),
-    };
-    Ok(Member::new(peer, incarnation, state))
+pub(super) fn state_of(member: &foca::Member<Id>) -> State {
+    match member.state() {
+        foca::State::Alive => State::Alive,
+        foca::State::Suspect => State::Suspect,
+        foca::State::Down if member.incarnation() == LEFT => State::Left,
+        foca::State::Down => State::Down,
+    }
 }
 
-fn put_header(header: &Header<Peer>, mut buf: impl BufMut) -> Result<(), BadPacket> {
-    if buf.remaining_mut() < 3 * PEER_MAX + 4 {
-        return Err(FULL);
+pub(super) fn member_of(id: Id, state: State) -> foca::Member<Id> {
+    match state {
+        State::Alive | State::Suspect => foca::Member::new(id, 0, foca::State::Alive),
+        State::Down => foca::Member::new(id, 0, foca::State::Down),
+        State::Left => foca::Member::new(id, LEFT, foca::State::Down),
     }
-    put_peer(&header.src, &mut buf);
-    buf.put_u16(header.src_incarnation);
-    put_peer(&header.dst, &mut buf);
-    let mut about = |kind: u8, peer: Option<&Peer>, number: Option<u8>| {
-        buf.put_u8(kind);
-        if let Some(number) = number {
-            buf.put_u8(number);
-        }
-        if let Some(peer) = peer {
-            put_peer(peer, &mut buf);
-        }
-    };
-    match &header.message {
-        Message::Ping(number) => about(0, None, Some(*number)),
-        Message::Ack(number) => about(1, None, Some(*number)),
-        Message::PingReq { target, probe_number } => about(2, Some(target), Some(*probe_number)),
-        Message::IndirectPing { origin, probe_number } => about(3, Some(origin), Some(*probe_number)),
-        Message::IndirectAck { target, probe_number } => about(4, Some(target), Some(*probe_number)),
-        Message::ForwardedAck { origin, probe_number } => about(5, Some(origin), Some(*probe_number)),
-        Message::Announce => about(6, None, None),
-        Message::Feed => about(7, None, None),
-        Message::Gossip => about(8, None, None),
-        Message::Broadcast => about(9, None, None),
-        Message::TurnUndead => about(10, None, None),
-    }
-    Ok(())
 }
 
-fn get_header(mut buf: impl Buf) -> Result<Header<Peer>, BadPacket> {
-    let src = get_peer(&mut buf)?;
-    need(&buf, 2)?;
-    let src_incarnation = buf.get_u16();
-    let dst = get_peer(&mut buf)?;
-    need(&buf, 1)?;
-    let kind = buf.get_u8();
-    let mut probe_number = 0;
-    if kind <= 5 {
-        need(&buf, 1)?;
-        probe_number = buf.get_u8();
+/// Reads a packet of foca from end to end before foca sees it: who sent it and whom it speaks of.
+pub(super) fn read_swim(mut bytes: &[u8]) -> Result<(Peer, Vec<(Peer, State)>), BadPacket> {
+    use foca::Codec as _;
+    let header = Codec.decode_header(&mut bytes)?;
+    let mut news = Vec::new();
+    if header.message == Message::Gossip {
+        let count = bytes.try_get_u16().map_err(|_| BadPacket::Short)?;
+        for _ in 0..count {
+            let peer = get_peer(&mut bytes)?;
+            news.push((peer, get_state(&mut bytes)?));
+        }
     }
-    let message = match kind {
-        0 => Message::Ping(probe_number),
-        1 => Message::Ack(probe_number),
-        2 => Message::PingReq { target: get_peer(&mut buf)?, probe_number },
-        3 => Message::IndirectPing { origin: get_peer(&mut buf)?, probe_number },
-        4 => Message::IndirectAck { target: get_peer(&mut buf)?, probe_number },
-        5 => Message::ForwardedAck { origin: get_peer(&mut buf)?, probe_number },
-        6 => Message::Announce,
-        7 => Message::Feed,
-        8 => Message::Gossip,
-        9 => Message::Broadcast,
-        10 => Message::TurnUndead,
-        found => return Err(BadPacket::Unknown { what: "a message", found }),
-    };
-    Ok(Header { src, src_incarnation, dst, message })
+    match bytes.len() {
+        0 => Ok((*header.src.peer.as_ref(), news)),
+        left => Err(BadPacket::Trailing(left)),
+    }
 }

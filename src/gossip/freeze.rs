@@ -1,66 +1,53 @@
-//! Notices that many members vanish at once, which is a broken network more often than that many deaths.
+//! Whether so many members vanished at once that it is likelier to be us or the network.
 //!
-//! Only a flag: what is not done while it is set is for others to know.
+//! Knows only counts. While frozen, placement stands still and routing goes on; both are the node's doing.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::id::NodeId;
 use crate::time::Mono;
-
-/// Losses within this time count as one: the longest suspicion and the spread of its verdict, doubled.
-const WINDOW: Duration = Duration::from_secs(5);
-
-/// After this the lost members are taken for lost.
-const GIVE_UP: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Default)]
 pub(super) struct Freeze {
-    lost: BTreeMap<NodeId, Mono>,
-    since: Option<Mono>,
+    losses: VecDeque<Mono>,
+    /// How many there were before, and until when that is waited for.
+    frozen: Option<(usize, Mono)>,
 }
 
 impl Freeze {
     pub(super) fn is_frozen(&self) -> bool {
-        self.since.is_some()
+        self.frozen.is_some()
     }
 
     pub(super) fn due(&self) -> Option<Mono> {
-        self.since.map(|since| since.after(GIVE_UP))
+        self.frozen.map(|(_, until)| until)
     }
 
-    /// A member was lost, of so many others that were alive before; true if the cluster freezes now.
-    pub(super) fn lost(&mut self, node: NodeId, before: usize, now: Mono) -> bool {
-        if self.since.is_none() {
-            self.lost.retain(|_, at| now.since(*at) <= WINDOW);
+    /// One more went down, `alive` (us included) are left. True if this freezes. A single loss never does: in a
+    /// cluster of two it is half of all, and the most ordinary of failures.
+    pub(super) fn lost(&mut self, alive: usize, window: Duration, max: Duration, now: Mono) -> bool {
+        while self.losses.front().is_some_and(|at| now.since(*at) > window) {
+            self.losses.pop_front();
         }
-        // Those alive before this one went, and those that went before it, and this node.
-        let all = before + self.lost.len() + 1;
-        self.lost.insert(node, now);
-        let freezes = self.since.is_none() && self.lost.len() > 1 && self.lost.len() * 3 > all;
-        if freezes {
-            self.since = Some(now);
+        self.losses.push_back(now);
+        let lost = self.losses.len();
+        let before = alive + lost;
+        if lost < 2 || lost * 3 <= before {
+            return false;
         }
-        freezes
+        let was = self.frozen.map_or(0, |(before, _)| before);
+        let fresh = self.frozen.is_none();
+        self.frozen = Some((before.max(was), now.after(max)));
+        fresh
     }
 
-    /// A member is there again; true if the cluster is no longer frozen.
-    pub(super) fn back(&mut self, node: NodeId) -> bool {
-        let was = self.lost.remove(&node).is_some();
-        let thaws = was && self.lost.is_empty() && self.since.is_some();
-        if thaws {
-            self.since = None;
+    /// True if this ends the freeze: enough are back, or it lasted too long.
+    pub(super) fn thaws(&mut self, alive: usize, now: Mono) -> bool {
+        let over = self.frozen.is_some_and(|(before, until)| now >= until || alive * 3 >= before * 2);
+        if over {
+            self.frozen = None;
+            self.losses.clear();
         }
-        thaws
-    }
-
-    /// Some(false) if the lost members are given up now.
-    pub(super) fn handle_timeout(&mut self, now: Mono) -> Option<bool> {
-        if self.due()? > now {
-            return None;
-        }
-        self.lost.clear();
-        self.since = None;
-        Some(false)
+        over
     }
 }
