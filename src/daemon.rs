@@ -221,12 +221,15 @@ impl Daemon {
             |error: &dyn std::fmt::Display| DaemonError::Peer { address: config.peer, because: error.to_string() };
         let trust =
             Trust::new(loaded.cluster, &token.secret, loaded.node, Clock::wall()).map_err(|error| peer(&error))?;
+        // Peers reach the HTTP listener where they reach the node, or not at all.
+        let is_reachable = http.ip().is_unspecified() || http.ip() == config.peer.ip();
         let hello = Hello {
             node: loaded.node,
             name: config.name.clone(),
             address: config.peer,
             start: loaded.epoch,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            http: if is_reachable { http.port() } else { 0 },
             wall: Wall(0),
         };
         let options = transport::Options::default();

@@ -426,6 +426,12 @@ impl Membership {
         Some(self.roll.get(node)?.state)
     }
 
+    /// Whom to watch closely: the nearest alive on both sides of the ring. Every member is watched so by two.
+    pub fn neighbours(&self) -> BTreeSet<NodeId> {
+        let me = self.me.node;
+        [self.roll.successor(me, |_| false), self.roll.predecessor(me)].into_iter().flatten().collect()
+    }
+
     /// How many others are alive or suspect.
     pub fn alive_count(&self) -> usize {
         self.roll.alive()

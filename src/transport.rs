@@ -19,6 +19,7 @@ mod data;
 mod dial;
 mod frame;
 mod hello;
+mod line;
 mod link;
 mod probe;
 mod report;
@@ -79,6 +80,7 @@ struct Inner {
     data_streams: mpsc::Sender<(NodeId, DataStream)>,
     data_arrived: tokio::sync::Mutex<mpsc::Receiver<(NodeId, DataStream)>>,
     limiter: Limiter,
+    lines: Mutex<BTreeMap<NodeId, tokio::task::JoinHandle<()>>>,
 }
 
 impl Inner {
@@ -167,6 +169,7 @@ impl Transport {
             data_streams,
             data_arrived: tokio::sync::Mutex::new(data_arrived),
             limiter: Limiter::default(),
+            lines: Mutex::default(),
         });
         telemetry::spawn("transport", Arc::clone(&inner).accept());
         Ok((Self(inner), incoming))
@@ -300,6 +303,22 @@ impl Transport {
         let why = || Ending::Failed("this node has no more use for the connection".to_owned());
         self.0.each_link(node, |link| link.end(Code::Unused, why()));
         self.close_data(node, Code::Unused);
+    }
+
+    /// Watches the processes of these nodes, and no others, so that their end is noticed at once where the network
+    /// allows it. Meant for the few nodes whose watch is this node's duty.
+    pub fn watch(&self, nodes: &BTreeSet<NodeId>) {
+        let mut lines = self.0.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.retain(|node, line| {
+            if !nodes.contains(node) {
+                line.abort();
+            }
+            nodes.contains(node)
+        });
+        for node in nodes {
+            let inner = Arc::clone(&self.0);
+            lines.entry(*node).or_insert_with(|| telemetry::spawn("peer line", line::keep(inner, *node)));
+        }
     }
 
     /// The measured round trip to a connected node.

@@ -111,6 +111,7 @@ fn start(plan: Plan) -> Node {
         address: plan.listen,
         start: plan.start,
         version: "0.1.0".to_owned(),
+        http: 0,
         wall: Wall(0),
     };
     let (transport, incoming) = Transport::bind(plan.listen, trust, hello, plan.options, clock).expect("bound");

@@ -48,6 +48,8 @@ struct Place {
 pub struct Count {
     pub packets: u64,
     pub bytes: u64,
+    /// Of the packets, those that carry news of members (kinds 0 and 7).
+    pub news: u64,
     /// Members that nothing was wrong with, declared down by somebody.
     pub false_downs: u64,
     pub suspicions: u64,
@@ -362,6 +364,7 @@ impl World {
                 Output::Send { to, bytes } => {
                     self.count.packets += 1;
                     self.count.bytes += bytes.len() as u64;
+                    self.count.news += u64::from(matches!(bytes.first(), Some(0 | 7)));
                     assert!(bytes.len() <= 1162, "longer than a datagram");
                     let SocketAddr::V4(address) = to.address else { panic!("no such address") };
                     let [_, high, middle, low] = address.ip().octets();

@@ -256,6 +256,7 @@ impl Task {
             }
         }
         if changed {
+            self.cluster.transport.watch(&self.membership.neighbours());
             self.show(peers);
         }
     }

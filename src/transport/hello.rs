@@ -38,6 +38,9 @@ pub struct Hello {
     pub start: u64,
     /// The release that it runs.
     pub version: String,
+    /// The TCP port of its HTTP listener, where a line is kept to it ([`super::Transport::watch`]); 0 if it cannot be
+    /// reached there.
+    pub http: u16,
     /// Its wall clock when it sent this; filled in by the transport.
     pub wall: Wall,
 }

@@ -20,6 +20,7 @@ fn node(id: u64) -> (Transport, Receiver<Incoming>) {
         address: listen,
         start: 1,
         version: "test".to_owned(),
+        http: 0,
         wall: Wall(0),
     };
     Transport::bind(listen, trust, hello, Options::default(), clock).expect("bound")
