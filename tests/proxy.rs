@@ -563,6 +563,18 @@ async fn who_dawdles_over_a_head_or_says_nothing_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_opened_ahead_may_wait_longer_than_a_head() {
+    let (instance, _) = honest().await;
+    let options = Options { head_timeout: Duration::from_millis(100), ..Options::default() };
+    let rig = Rig::with(component(), options, &[instance]).await;
+    let mut early = rig.connect().await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    early.send(GET).await;
+    has(&early.answer().await, "HTTP/1.1 200");
+    rig.all_released().await;
+}
+
+#[tokio::test]
 async fn a_connection_beyond_the_bound_waits_for_another_to_end() {
     let (instance, _) = honest().await;
     let options = Options { connections: 1, ..Options::default() };

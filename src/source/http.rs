@@ -206,8 +206,10 @@ async fn connection(server: &Arc<Server>, mut stream: TcpStream, peer: SocketAdd
         return;
     }
     // The first bytes may take as long as between two requests: load balancers open connections ahead.
-    let first = tokio::time::timeout(options.idle_timeout, stream.readable());
-    let Some(Ok(Ok(()))) = server.shutdown.run_until_cancelled(first).await else { return };
+    // `readable` may return too early, which would make it a head that does not arrive.
+    let mut byte = [0; 1];
+    let first = tokio::time::timeout(options.idle_timeout, stream.peek(&mut byte));
+    let Some(Ok(Ok(1..))) = server.shutdown.run_until_cancelled(first).await else { return };
     let Ok(Ok((first, http2))) = tokio::time::timeout(options.head_timeout, stream::version(&mut stream)).await else {
         return;
     };
