@@ -232,7 +232,7 @@ impl Daemon {
             http: if is_reachable { http.port() } else { 0 },
             wall: Wall(0),
         };
-        let options = transport::Options::default();
+        let options = transport::Options { line_path: crate::source::HEALTH, ..transport::Options::default() };
         let (transport, incoming) =
             Transport::bind(config.peer, trust, hello, options, Clock::wall).map_err(|error| peer(&error))?;
         let address = cluster::identity::address(transport.local_addr(), config.advertise.as_deref(), &seeds)?;

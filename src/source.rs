@@ -6,4 +6,4 @@ pub mod http;
 pub mod respond;
 mod stream;
 
-pub use http::{HttpSource, Options};
+pub use http::{HEALTH, HttpSource, Options};

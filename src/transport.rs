@@ -81,6 +81,7 @@ struct Inner {
     data_arrived: tokio::sync::Mutex<mpsc::Receiver<(NodeId, DataStream)>>,
     limiter: Limiter,
     lines: Mutex<BTreeMap<NodeId, tokio::task::JoinHandle<()>>>,
+    line_path: &'static str,
 }
 
 impl Inner {
@@ -170,6 +171,7 @@ impl Transport {
             data_arrived: tokio::sync::Mutex::new(data_arrived),
             limiter: Limiter::default(),
             lines: Mutex::default(),
+            line_path: options.line_path,
         });
         telemetry::spawn("transport", Arc::clone(&inner).accept());
         Ok((Self(inner), incoming))

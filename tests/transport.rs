@@ -89,6 +89,7 @@ struct Plan {
     called: u64,
     start: u64,
     listen: SocketAddr,
+    http: u16,
     cluster: u64,
     secret: u8,
     clock_ahead: i64,
@@ -97,7 +98,8 @@ struct Plan {
 
 fn plan(id: u64) -> Plan {
     let listen = "127.0.0.1:0".parse().expect("an address");
-    Plan { id, called: id, start: 1, listen, cluster: 1, secret: 1, clock_ahead: 0, options: Options::default() }
+    let options = Options::default();
+    Plan { id, called: id, start: 1, listen, http: 0, cluster: 1, secret: 1, clock_ahead: 0, options }
 }
 
 fn start(plan: Plan) -> Node {
@@ -111,7 +113,7 @@ fn start(plan: Plan) -> Node {
         address: plan.listen,
         start: plan.start,
         version: "0.1.0".to_owned(),
-        http: 0,
+        http: plan.http,
         wall: Wall(0),
     };
     let (transport, incoming) = Transport::bind(plan.listen, trust, hello, plan.options, clock).expect("bound");
@@ -549,7 +551,10 @@ async fn child_of_the_tests_that_kill() {
     let Ok(port) = std::env::var(CHILD) else { return };
     let (port, number) = port.split_once(' ').expect("port and start");
     let listen = format!("127.0.0.1:{port}").parse().expect("an address");
-    let child = start(Plan { listen, start: number.parse().expect("a number"), ..plan(2) });
+    // The system takes connections in; nobody needs to read them.
+    let http = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let http_port = http.local_addr().expect("bound").port();
+    let child = start(Plan { listen, http: http_port, start: number.parse().expect("a number"), ..plan(2) });
     println!("listens on {}", child.at);
     let _serving = serve(child);
     std::future::pending::<()>().await;
@@ -597,6 +602,18 @@ async fn a_killed_process_is_noticed_by_the_next_packet_to_it() {
     assert!(one.transport.send_datagram(NodeId(2), child.at, Bytes::from_static(b"probe")));
     assert_eq!(one.closed().await, (NodeId(2), Ending::Reset));
     println!("noticed after {:?}", before.elapsed().unwrap_or_default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_watched_process_is_noticed_without_any_packet() {
+    let mut child = Child::new(0, 1);
+    let mut one = node(1);
+    one.transport.dial(child.at, SOON).await.expect("connected");
+    one.transport.watch(&[NodeId(2)].into());
+    // Long enough for the line, and for everything that was sent to be acknowledged.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    child.kill();
+    assert_eq!(one.closed().await, (NodeId(2), Ending::Reset));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

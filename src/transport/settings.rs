@@ -65,6 +65,8 @@ pub struct Options {
     /// An idle control connection is kept open by one packet this often. Below 30 s, when many NATs forget. Probes of
     /// clusters below some 50 nodes come more often than this, so it costs them nothing.
     pub keep_alive: Option<Duration>,
+    /// What a line asks the HTTP port for: a path that any node answers by itself.
+    pub line_path: &'static str,
 }
 
 impl Default for Options {
@@ -74,6 +76,7 @@ impl Default for Options {
             in_flight: 2 * MESSAGE_MAX,
             idle: Duration::from_secs(60),
             keep_alive: Some(Duration::from_secs(25)),
+            line_path: "/",
         }
     }
 }
