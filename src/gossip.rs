@@ -3,9 +3,9 @@
 //! foca (`swim`) keeps the list, decides which of two statements holds, and spreads changes. Whether a member is dead
 //! is decided here (`probe`), because foca's own prober cannot meet our times: it pings at random, so a dead member is
 //! missed by all for 4.6 periods in 1 of 100 cases; it never learns that it is deaf itself (Lifeguard); and a suspicion
-//! is lost with the member that raised it. Instead the members form a ring in the order of their ids: everyone pings its
-//! successor and expects to be pinged by its predecessor, so that two watch each member and each is pinged once a
-//! period. Views are compared by a digest in every ping, and repaired (`meet`).
+//! is lost with the member that raised it. Instead the members form a ring in the order of their ids: once a period
+//! everyone sends its successor a beat, which the transport acknowledges, so that two watch each member: its predecessor
+//! misses the acknowledgement, its successor the beat. Views are compared by a digest in every beat, and repaired (`meet`).
 //!
 //! Knows nothing of sockets, of connections, of the registry. Time and randomness are arguments; one seed replays.
 
@@ -128,6 +128,8 @@ pub enum Output {
 /// What the transport noticed of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evidence {
+    /// A packet went out and nothing at all came back in time, not even an acknowledgement.
+    Silent,
     /// A connection timed out, or was closed without goodbye.
     Closed,
     /// The port is unreachable, or a stateless reset came: the process is gone.
@@ -284,7 +286,7 @@ impl Membership {
             }
             _ if from == self.me.node => return Err(BadPacket::Sender { claimed: self.me.node, from }),
             Packet::Ping(view) => self.handle_ping(from, view, now),
-            Packet::Ack(view) => self.handle_ack(from, view, now),
+            Packet::Ack(view) | Packet::Beat(view) => self.handle_view(from, view, now),
             Packet::Ask(target) => self.handle_ask(from, target, now),
             Packet::Reached(target) => self.heard(target, now),
             Packet::Silent(target) => self.accuse(from, target, now),
@@ -313,6 +315,7 @@ impl Membership {
         }
         let Some(member) = self.roll.get(node).cloned() else { return };
         match evidence {
+            Evidence::Silent => self.miss_beat(node, now),
             Evidence::Closed => self.start_probe(node, probe::Cause::Closed, now),
             Evidence::Refused => self.start_probe(node, probe::Cause::Refused, now),
             Evidence::Leaving => self.state_of(&member.peer, State::Left),

@@ -528,6 +528,7 @@ async fn a_closed_port_is_known_without_waiting_for_the_deadline() {
     assert_eq!(one.transport.dial(gone, SOON).await.map(|peer| peer.node), Err(DialError::NobodyThere));
     assert!(one.transport.push(NodeId(9), gone, Bytes::new()).is_ok());
     let mut one = one;
+    assert!(matches!(one.next().await, Incoming::Silent { node: NodeId(9) }));
     assert!(matches!(one.next().await, Incoming::PushFailed { node: NodeId(9) }));
 }
 
@@ -578,6 +579,12 @@ impl Child {
         Self { process, at: at.expect("an address") }
     }
 
+    fn signal(&self, name: &str) {
+        let sent =
+            std::process::Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
     fn kill(&mut self) {
         self.process.kill().expect("killed");
         self.process.wait().expect("gone");
@@ -614,6 +621,22 @@ async fn the_end_of_a_watched_process_is_noticed_without_any_packet() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     child.kill();
     assert_eq!(one.closed().await, (NodeId(2), Ending::Reset));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silence_after_a_packet_is_reported_and_an_answer_is_not() {
+    let child = Child::new(0, 1);
+    let mut one = node(1);
+    one.transport.dial(child.at, SOON).await.expect("connected");
+    assert_eq!(one.connected().await, NodeId(2));
+    one.transport.send_datagram(NodeId(2), child.at, Bytes::from_static(b"probe"));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(one.incoming.try_recv().is_err(), "it was acknowledged");
+    child.signal("STOP");
+    one.transport.send_datagram(NodeId(2), child.at, Bytes::from_static(b"probe"));
+    let silent = |incoming| matches!(incoming, Incoming::Silent { node: NodeId(2) }).then_some(());
+    one.until(silent).await;
+    child.signal("CONT");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

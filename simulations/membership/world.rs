@@ -22,10 +22,23 @@ pub enum Message {
     Datagram(Bytes),
     /// What the system says where nobody listens.
     Refused,
+    /// The transport of the other side has it.
+    Arrived,
 }
 
 /// What a socket buffer keeps for a process that does not run: 200 kB of small packets.
 const INBOX: usize = 1500;
+
+/// The kind of packet that the transport reports if it is not acknowledged.
+const BEAT: u8 = 9;
+
+/// When it does. The real one waits as long, and its own repetition of a lost packet, which is not played here, makes
+/// it miss less.
+const SILENCE: Duration = Duration::from_millis(51);
+
+fn is_beat(message: &Message) -> bool {
+    matches!(message, Message::Datagram(bytes) if bytes.first() == Some(&BEAT))
+}
 
 /// A member counts as healthy again this long after it was stalled, cut off or started: its rejoining takes a while.
 const SETTLED: Duration = Duration::from_secs(6);
@@ -38,6 +51,8 @@ struct Place {
     is_dark: bool,
     stalled: Option<Mono>,
     inbox: Vec<(Host, Message)>,
+    /// To whom a beat went that is not acknowledged, and until when it should be.
+    beaten: Option<(Host, Mono)>,
     wake: Option<Mono>,
     /// Since when nothing has been wrong with it; none while something is.
     well: Option<Mono>,
@@ -91,6 +106,7 @@ impl World {
             is_dark: false,
             stalled: None,
             inbox: Vec::new(),
+            beaten: None,
             wake: None,
             well: None,
         };
@@ -172,6 +188,7 @@ impl World {
         place.start += 1;
         (place.is_dark, place.stalled, place.well) = (false, None, Some(self.net.now()));
         place.inbox.clear();
+        place.beaten = None;
         let me = Peer { node: node(host), address: address(host), start: place.start, life: 0 };
         let rng = self.rng.child("member");
         let now = self.net.now();
@@ -305,6 +322,9 @@ impl World {
             }
             return;
         }
+        if is_beat(&message) {
+            self.net.send(to, from, Message::Arrived);
+        }
         self.hand(from, to, message);
         self.plan(to);
     }
@@ -318,6 +338,7 @@ impl World {
                 // Refused packets are part of life: a former self, a banned one.
                 let _ = core.handle_datagram(proven, &bytes, now);
             }
+            Message::Arrived => self.places[to].beaten = None,
             Message::Refused => core.handle_evidence(node(from), Evidence::Refused, now),
         }
     }
@@ -341,7 +362,16 @@ impl World {
             self.timeout(host, now);
             self.places[host].wake = None;
             self.plan(host);
-        } else if self.places[host].wake == Some(now) {
+        } else {
+            if let Some((to, _)) = self.places[host].beaten.take_if(|(_, until)| *until <= now)
+                && let Some(core) = &mut self.places[host].core
+            {
+                core.handle_evidence(node(to), Evidence::Silent, now);
+                self.plan(host);
+            }
+            if self.places[host].wake != Some(now) {
+                return;
+            }
             self.places[host].wake = None;
             self.timeout(host, now);
             self.plan(host);
@@ -370,6 +400,10 @@ impl World {
                     let [_, high, middle, low] = address.ip().octets();
                     let to = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
                     if to < self.places.len() {
+                        if bytes.first() == Some(&BEAT) {
+                            self.places[from].beaten = Some((to, now.after(SILENCE)));
+                            self.net.wake(from, now.after(SILENCE));
+                        }
                         self.net.send(from, to, Message::Datagram(bytes));
                     }
                 }

@@ -161,6 +161,7 @@ impl Task {
                     tracing::debug!(%from, %error, "a packet of a peer was refused");
                 }
             }
+            Incoming::Silent { node } => self.membership.handle_evidence(node, Evidence::Silent, now),
             Incoming::Push { from, bytes } => {
                 if !self.registrar.frame(from, bytes) {
                     tracing::debug!(%from, "too much waits for the registry; a frame was dropped, repair brings it again");

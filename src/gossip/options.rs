@@ -9,7 +9,7 @@ use std::time::Duration;
 pub struct Options {
     /// The longest packet in bytes, from the transport's `max_datagram_size` less its own framing. Fixed for life.
     pub packet_max: usize,
-    /// How often a node pings its successor. A silent host is first noticed within one period, so this is the largest
+    /// How often a node sends its successor a beat. A silent host is first noticed within one period, so this is the largest
     /// part of the time to know of it; it is also all of the idle traffic.
     pub probe_period: Duration,
     /// How long one ping may take. At least three times the measured round trip.
@@ -43,16 +43,16 @@ pub struct Options {
 impl Options {
     /// For nodes in one building: the only profile, because timeouts follow the measured round trip.
     ///
-    /// 750 ms + 250 ms (two rounds without an answer) + 600 ms + spread stay under the 1.8 s that a silent host may take
-    /// at 50 nodes, and 1.3 pings and answers a second under the 350 B/s of an idle node (at 600 ms: 1.45 s simulated
-    /// and 449 B/s measured). The death of a process is noticed by the transport and does not wait for a ping. foca's
+    /// 700 ms + 200 ms (two rounds without an answer) + 600 ms + spread stay under the 1.8 s that a silent host may take
+    /// at 50 nodes, and 1.4 beats and acknowledgements a second (167 bytes a pair on the wire) under the 350 B/s of an idle
+    /// node together with what the registry compares. The death of a process is noticed by the transport and does not wait for a ping. foca's
     /// own random probing cannot do it: of 50 nodes that each ping one at random, all miss the dead one for 4.6 periods
     /// in 1 of 100 cases.
     pub fn fast() -> Self {
         Self {
             // What quinn grants at an MTU of 1,200 (measured) less one byte for the kind of datagram.
             packet_max: 1161,
-            probe_period: Duration::from_millis(750),
+            probe_period: Duration::from_millis(700),
             probe_timeout: Duration::from_millis(100),
             suspicion: Duration::from_millis(600),
             accusers: 3,

@@ -1,4 +1,4 @@
-//! The packets of membership: pings, requests to ping for another, introductions, lists, a farewell, and foca's.
+//! The packets of membership: beats, pings, requests to ping for another, introductions, lists, a farewell, and foca's.
 //!
 //! Knows no member list. The first byte is the kind; which version of all this is spoken is settled by the transport
 //! when it connects.
@@ -59,6 +59,8 @@ pub(super) enum Packet<'a> {
         entries: Vec<(Peer, State)>,
     },
     Leave(Peer),
+    /// I live. The transport tells whether it arrived, so no answer is wanted.
+    Beat(View),
 }
 
 impl<'a> Packet<'a> {
@@ -99,6 +101,7 @@ impl<'a> Packet<'a> {
                 buf.put_u8(8);
                 put_peer(&mut buf, me);
             }
+            Self::Beat(view) => put_view(&mut buf, 9, *view),
         }
         buf.into()
     }
@@ -136,6 +139,7 @@ impl<'a> Packet<'a> {
                 Self::List { why, entries }
             }
             8 => Self::Leave(get_peer(buf)?),
+            9 => Self::Beat(get_view(buf)?),
             kind => return Err(BadPacket::Kind(kind)),
         };
         match bytes.len() {

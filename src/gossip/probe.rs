@@ -1,7 +1,7 @@
-//! Who is dead: pings round the ring, rounds of help, suspicion, and the verdict.
+//! Who is dead: beats round the ring, rounds of help, suspicion, and the verdict.
 //!
 //! Decides from silence and evidence alone; what a verdict does to the list is foca's and the list's business. One probe
-//! per member at a time. Round 0 is a ping. Round 1 and each later one is a ping and up to three others asked to ping;
+//! per member at a time. Round 0 is a ping, or the beat that was not acknowledged. Round 1 and each later one is a ping and up to three others asked to ping;
 //! they answer that they reached it or that they did not, and each who did not is an accuser. Whoever has not answered
 //! by the end of round 1 is suspect. Any authentic word from it, at any time, ends the probe.
 
@@ -81,13 +81,15 @@ pub(super) struct Detector {
     /// 0 is well. Each step makes us slower to blame others.
     health: u32,
     ring_next: Mono,
+    /// Whom the last beat went to, unless it was missed.
+    beaten: Option<NodeId>,
     /// Our predecessor on the ring and when it was last heard.
     watch: Option<(NodeId, Mono)>,
 }
 
 impl Detector {
     pub(super) fn new(ring_next: Mono) -> Self {
-        Self { probes: BTreeMap::new(), favours: BTreeMap::new(), health: 0, ring_next, watch: None }
+        Self { probes: BTreeMap::new(), favours: BTreeMap::new(), health: 0, ring_next, beaten: None, watch: None }
     }
 
     pub(super) fn due(&self, options: &Options) -> Option<Mono> {
@@ -158,7 +160,8 @@ impl Membership {
         }
     }
 
-    pub(super) fn handle_ack(&mut self, from: NodeId, view: View, now: Mono) {
+    /// An answer or a beat.
+    pub(super) fn handle_view(&mut self, from: NodeId, view: View, now: Mono) {
         self.recognise(from, view, now);
     }
 
@@ -231,7 +234,7 @@ impl Membership {
         }
         if self.detector.ring_next <= now {
             self.detector.ring_next = now.after(self.detector.period(&self.options));
-            self.probe_successor(now);
+            self.beat();
         }
         if let Some((node, heard)) = self.detector.watch
             && heard.after(self.detector.patience(&self.options)) <= now
@@ -242,33 +245,67 @@ impl Membership {
         }
     }
 
+    /// Sends the next one round the ring that is not being probed a beat.
+    fn beat(&mut self) {
+        if self.detector.beaten.is_some() {
+            // The last one arrived: Lifeguard's measure of being well.
+            self.detector.health = self.detector.health.saturating_sub(1);
+        }
+        self.detector.beaten = self.next_on_ring();
+        if let Some(member) = self.detector.beaten.and_then(|node| self.roll.get(node)).cloned() {
+            let packet = Packet::Beat(self.view(&member.peer));
+            self.send(&member.peer, &packet);
+        }
+    }
+
+    /// The transport heard nothing after a packet to this one, a beat as a rule.
+    pub(super) fn miss_beat(&mut self, node: NodeId, now: Mono) {
+        if self.detector.beaten == Some(node) {
+            self.detector.beaten = None;
+        }
+        // What was not heard was round 0.
+        if self.add_probe(node, Cause::Routine, now) {
+            self.run_probe(node, now);
+        }
+    }
+
+    fn next_on_ring(&self) -> Option<NodeId> {
+        self.roll.successor(self.me.node, |node| self.detector.probes.contains_key(&node))
+    }
+
     /// Pings the next one round the ring that is not being probed already.
     pub(super) fn probe_successor(&mut self, now: Mono) {
-        let next = self.roll.successor(self.me.node, |node| self.detector.probes.contains_key(&node));
-        if let Some(node) = next {
+        if let Some(node) = self.next_on_ring() {
             self.start_probe(node, Cause::Routine, now);
         }
     }
 
     /// Finds out whether a member is alive. A probe that runs goes on, with the weightier cause.
     pub(super) fn start_probe(&mut self, node: NodeId, cause: Cause, now: Mono) {
+        let due = now.after(self.timeout(node));
+        if self.add_probe(node, cause, due) {
+            self.ping(node);
+        }
+    }
+
+    /// Whether it is a new one.
+    fn add_probe(&mut self, node: NodeId, cause: Cause, due: Mono) -> bool {
         if self.roll.live(node).is_none() {
-            return;
+            return false;
         }
         if let Some(probe) = self.detector.probes.get_mut(&node) {
             probe.cause = probe.cause.max(cause);
-            return;
+            return false;
         }
         if self.detector.probes.len() >= PROBES_MAX {
-            return;
+            return false;
         }
-        self.ping(node);
         let timeout = self.timeout(node);
         let others = self.roll.alive().saturating_sub(1);
         let probe = Probe {
             cause,
             round: 0,
-            due: now.after(timeout),
+            due,
             suspect_since: None,
             accusers: BTreeSet::new(),
             asked: false,
@@ -277,7 +314,7 @@ impl Membership {
             suspicion: self.options.suspicion.max(timeout * 6),
             wanted: self.options.accusers.min(others),
         };
-        self.detector.probes.insert(node, probe);
+        self.detector.probes.insert(node, probe).is_none()
     }
 
     fn run_probe(&mut self, node: NodeId, now: Mono) {

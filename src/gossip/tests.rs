@@ -89,10 +89,30 @@ fn a_refused_port_is_a_crash_after_one_ping() {
 }
 
 #[test]
+fn a_beat_that_nobody_acknowledges_is_a_round_without_an_answer() {
+    let [mut a, mut b, _] = trio();
+    a.handle_evidence(NodeId(3), Evidence::Silent, ms(202));
+    let asked = outputs(&mut a).into_iter().filter_map(|output| match output {
+        Output::Send { to, bytes } => Some((to.node.0, bytes[0])),
+        Output::Event(_) => None,
+    });
+    // A ping of our own, and the other one is asked to try.
+    assert_eq!(asked.collect::<Vec<_>>(), [(3, 1), (2, 3)]);
+    let mut down = Vec::new();
+    for at in 203..1500 {
+        a.handle_timeout(ms(at));
+        b.handle_timeout(ms(at));
+        down.extend(carry(&mut [&mut a, &mut b], ms(at)));
+    }
+    assert!(down.contains(&(NodeId(2), Event::Down(peer(3)))), "{down:?}");
+}
+
+#[test]
 fn evidence_against_a_living_node_does_no_harm() {
     let [mut a, mut b, mut c] = trio();
     a.handle_evidence(NodeId(3), Evidence::Refused, ms(202));
     a.handle_evidence(NodeId(2), Evidence::Closed, ms(202));
+    b.handle_evidence(NodeId(3), Evidence::Silent, ms(202));
     for at in 202..600 {
         [&mut a, &mut b, &mut c].into_iter().for_each(|node| node.handle_timeout(ms(at)));
         assert_eq!(carry(&mut [&mut a, &mut b, &mut c], ms(at)), []);
@@ -208,6 +228,7 @@ fn gone_members_are_dropped_after_a_day() {
 fn the_bytes_of_a_packet_are_those_of_earlier_releases() {
     let view = View { pair: 1, digest: 0x0203_0405 };
     assert_eq!(Packet::Ping(view).encode()[..], [1, 0, 0, 0, 1, 2, 3, 4, 5]);
+    assert_eq!(Packet::Beat(view).encode()[..], [9, 0, 0, 0, 1, 2, 3, 4, 5]);
     let mut leave = vec![8, 0, 0, 0, 0, 0, 0, 0, 9, 4, 10, 0, 0, 10, 0x20, 0xb6];
     leave.extend([0x80, 0xd0, 0x95, 0xff, 0xbc, 0x31, 0]);
     assert_eq!(Packet::Leave(peer(9)).encode()[..], leave);
@@ -246,6 +267,7 @@ fn any_packet() -> impl Strategy<Value = Bytes> {
     let why = prop_oneof![Just(Why::News), Just(Why::All), Just(Why::AllAndYours)];
     prop_oneof![
         (any::<u32>(), any::<u32>()).prop_map(|(pair, digest)| Packet::Ping(View { pair, digest }).encode()),
+        (any::<u32>(), any::<u32>()).prop_map(|(pair, digest)| Packet::Beat(View { pair, digest }).encode()),
         (0..6_u64).prop_map(|node| Packet::Ask(NodeId(node)).encode()),
         (0..6_u64).prop_map(|node| Packet::Silent(NodeId(node)).encode()),
         any_peer().prop_map(|peer| Packet::Leave(peer).encode()),

@@ -89,6 +89,10 @@ impl Inner {
         let dialled = tokio::time::timeout(HANDSHAKE, self.dial(address, Some(node))).await;
         let result = dialled.unwrap_or(Err(DialError::TimedOut)).map(|_| ());
         let pause = self.table().dialled(node, result.as_ref().err(), self.random());
+        if result.is_err() {
+            // Where the queue is full there is more to hear than silence.
+            let _ = self.events.try_send(Incoming::Silent { node });
+        }
         let _ = outcome.send(Some(result));
         if let Some(pause) = pause {
             tokio::time::sleep(pause).await;

@@ -145,15 +145,20 @@ impl Link {
         self.connection.stats().udp_rx.datagrams
     }
 
-    /// Asks the host about the port whenever something was sent and nothing came back: the process of a dead peer is
+    /// Says so and asks the host about the port whenever something was sent and nothing came back: the process of a dead peer is
     /// noticed by the next packet to it, while an idle connection costs nothing.
-    async fn watch(&self) {
+    async fn watch(&self, events: &Sender<Incoming>) {
         loop {
             self.wake.notified().await;
             tokio::time::sleep(SILENCE + 2 * self.connection.rtt().min(Duration::from_secs(1))).await;
             let silent = self.packets() == self.received.load(Ordering::Acquire);
             self.armed.store(false, Ordering::Release);
-            if silent && probe::is_closed(self.peer.seen).await {
+            if !silent {
+                continue;
+            }
+            // Where the queue is full there is more to hear than silence.
+            let _ = events.try_send(Incoming::Silent { node: self.peer.node });
+            if probe::is_closed(self.peer.seen).await {
                 self.end(Code::Unused, Ending::Reset);
                 return;
             }
@@ -164,7 +169,7 @@ impl Link {
 /// Takes in everything that the peer sends, until the connection ends.
 pub(super) async fn serve(link: &Arc<Link>, events: &Sender<Incoming>) {
     let work = async {
-        tokio::join!(datagrams(link, events), pushes(link, events), calls(link, events), link.watch());
+        tokio::join!(datagrams(link, events), pushes(link, events), calls(link, events), link.watch(events));
     };
     tokio::select! {
         _ = link.connection.closed() => {}

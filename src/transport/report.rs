@@ -32,6 +32,11 @@ pub enum Incoming {
         /// How it ended.
         how: Ending,
     },
+    /// Something was sent to a peer and nothing came back in time, not even an acknowledgement.
+    Silent {
+        /// Who is silent.
+        node: NodeId,
+    },
     /// One datagram.
     Datagram {
         /// Who sent it.
