@@ -8,11 +8,12 @@
 //! - the context of a write is the clock of its own register and no more (a wider one would hide removals);
 //! - a dot is (time, node), never a count, so a key that was forgotten and made again is still newer.
 //!
-//! **Owned rows** have one writer and the greatest (epoch, seq) wins.
+//! **Owned rows** have one writer and the greatest (epoch, seq) wins; [`Bulletin`] spreads them.
 //!
 //! Does no IO, reads no clock and draws no random number. A row is opaque here: a node stores and forwards kinds that
 //! it does not know. Changes are returned to be made durable *before* they are acknowledged or sent to anybody.
 
+pub mod bulletin;
 pub mod clock;
 pub mod context;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub mod replica;
 pub mod row;
 pub mod tree;
 
+pub use bulletin::Bulletin;
 pub use clock::{Clock, Hlc};
 pub use context::Context;
 pub use owned::{Owned, OwnedRow, OwnedVersion};

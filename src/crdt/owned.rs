@@ -71,6 +71,12 @@ impl Owned {
         self.0.get(&owner)?.1.get(key)?.row.as_ref()
     }
 
+    /// The rows of one owner, those taken back left out.
+    pub fn of(&self, owner: NodeId) -> impl Iterator<Item = (&Key, &Row)> {
+        let rows = self.0.get(&owner).into_iter().flat_map(|(_, rows)| rows);
+        rows.filter_map(|(key, row)| Some((key, row.row.as_ref()?)))
+    }
+
     /// All rows that were not taken back, by owner and key.
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Key, &Row)> {
         let rows = self.0.iter().flat_map(|(owner, (_, rows))| rows.iter().map(move |(key, row)| (*owner, key, row)));

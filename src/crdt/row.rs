@@ -42,6 +42,10 @@ impl Kind {
     pub const CONFIG: Self = Self(3);
     /// What people decided about a node: that it was removed.
     pub const NODE: Self = Self(4);
+    /// What a node does for a component, said by itself.
+    pub const LOAD: Self = Self(5);
+    /// What a node can and wants to do, said by itself.
+    pub const FACTS: Self = Self(6);
 }
 
 impl fmt::Display for Kind {
@@ -51,6 +55,8 @@ impl fmt::Display for Kind {
             Self::SOURCE => f.pad("source"),
             Self::CONFIG => f.pad("config"),
             Self::NODE => f.pad("node"),
+            Self::LOAD => f.pad("load"),
+            Self::FACTS => f.pad("facts"),
             Self(other) => write!(f, "kind-{other}"),
         }
     }
