@@ -49,18 +49,15 @@ pub(super) async fn keep(inner: Arc<Inner>, node: NodeId) {
             tokio::time::sleep(NO_LINK).await;
             continue;
         };
-        match tokio::time::timeout(CONNECT, connect(target, inner.line_path)).await {
-            Ok(Ok(stream)) => {
-                let ended = until_ended(&stream);
-                tokio::pin!(ended);
-                if tokio::time::timeout(SHORT, &mut ended).await.is_err() {
-                    ended.await;
-                    // Whether the process is still there is told by the next line.
-                    pause = AGAIN.0;
-                    continue;
-                }
+        if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT, connect(target, inner.line_path)).await {
+            let ended = until_ended(&stream);
+            tokio::pin!(ended);
+            if tokio::time::timeout(SHORT, &mut ended).await.is_err() {
+                ended.await;
+                // Whether the process is still there is told by the next line.
+                pause = AGAIN.0;
+                continue;
             }
-            Ok(Err(_)) | Err(_) => {}
         }
         ask(&inner, node).await;
         // Up to a half more, so that many nodes do not come back to one at the same time.
