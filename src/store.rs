@@ -65,7 +65,7 @@ pub struct Store {
     /// None after a failure: redb refuses all work then, and is opened anew by the next call.
     database: Option<Database>,
     /// Keeps other processes out for as long as it is open.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Store {
@@ -163,8 +163,19 @@ fn guard<T>(path: &Path, doing: &'static str, act: impl FnOnce() -> Result<T, fi
     }
 }
 
-/// Takes the lock of a data directory. The system gives it back when the process ends, however it ends.
-fn lock(dir: &Path) -> Result<File, StoreError> {
+/// Keeps other processes out until it is dropped, or the process ends, however it ends.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // To close the file is not enough: a process that is being started holds a copy of it until its program runs.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Takes the lock of a data directory.
+fn lock(dir: &Path) -> Result<Lock, StoreError> {
     let path = dir.join("lock");
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -182,7 +193,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     }
     // Who holds it is a courtesy to the next one: on a full disk the node must still start.
     let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-    Ok(file)
+    Ok(Lock(file))
 }
 
 /// Makes the file under another name and moves it in place when it is whole, so that a file that is there but empty
@@ -200,4 +211,20 @@ fn create(dir: &Path, path: &Path, seed: u64) -> Result<(), StoreError> {
     guard(&new, "create", || file::create(&new, node, cluster))?;
     let moved = File::open(&new).and_then(|file| file.sync_all()).and_then(|()| fs::rename(&new, path));
     moved.and_then(|()| File::open(dir)?.sync_all()).map_err(|source| StoreError::from_io(path, "create", source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_with_its_owner_although_a_process_that_is_being_started_has_a_copy() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let first = lock(dir.path()).expect("free");
+        let copy = first.0.try_clone().expect("as a fork makes it");
+        assert!(lock(dir.path()).is_err());
+        drop(first);
+        assert!(lock(dir.path()).is_ok());
+        drop(copy);
+    }
 }
