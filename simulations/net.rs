@@ -3,7 +3,8 @@
 //! Knows hosts as numbers and messages as values; what they mean is the world's that drives it. Every delivery is
 //! folded into the trace hash, so that two runs of one seed can be compared in full.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use maelstrom::rng::Rng;
@@ -42,10 +43,39 @@ impl Weather {
         Self { loss: 0, twice: 0, fastest: Duration::from_micros(100), slowest: Duration::from_micros(400) };
 }
 
+/// What will happen when; of what happens at one moment, what was planned first.
+#[derive(Debug)]
+struct Planned<M> {
+    at: Mono,
+    nth: u64,
+    happening: Happening<M>,
+}
+
+impl<M> Ord for Planned<M> {
+    /// The earliest is the greatest: it is on top of the heap.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.nth).cmp(&(self.at, self.nth))
+    }
+}
+
+impl<M> PartialOrd for Planned<M> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<M> PartialEq for Planned<M> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl<M> Eq for Planned<M> {}
+
 /// The network. Invariant: time never goes back.
 #[derive(Debug)]
 pub struct Net<M> {
-    queue: BTreeMap<(Mono, u64), Happening<M>>,
+    queue: BinaryHeap<Planned<M>>,
     next: u64,
     now: Mono,
     rng: Rng,
@@ -57,7 +87,7 @@ pub struct Net<M> {
 impl<M: Clone> Net<M> {
     pub fn new(rng: Rng, weather: Weather) -> Self {
         let cut = BTreeSet::new();
-        Self { queue: BTreeMap::new(), next: 0, now: Mono(0), rng, weather, cut, trace: 0xcbf2_9ce4_8422_2325 }
+        Self { queue: BinaryHeap::new(), next: 0, now: Mono(0), rng, weather, cut, trace: 0xcbf2_9ce4_8422_2325 }
     }
 
     pub fn now(&self) -> Mono {
@@ -121,25 +151,20 @@ impl<M: Clone> Net<M> {
 
     /// The next happening up to and including `end`; the clock stands at it, or at `end` if there is none.
     pub fn next(&mut self, end: Mono) -> Option<Happening<M>> {
-        match self.queue.first_entry() {
-            Some(entry) if entry.key().0 <= end => {
-                let (at, _) = *entry.key();
-                let happening = entry.remove();
-                self.now = at;
-                let kind = match &happening {
-                    Happening::Deliver { from, to, .. } => (*from as u64) << 32 | (*to as u64) << 2,
-                    Happening::Wake(host) => (*host as u64) << 2 | 1,
-                    Happening::Script(step) => u64::from(*step) << 2 | 2,
-                };
-                self.trace(at.0);
-                self.trace(kind);
-                Some(happening)
-            }
-            _ => {
-                self.now = self.now.max(end);
-                None
-            }
+        if self.queue.peek().is_none_or(|next| next.at > end) {
+            self.now = self.now.max(end);
+            return None;
         }
+        let Planned { at, happening, .. } = self.queue.pop()?;
+        self.now = at;
+        let kind = match &happening {
+            Happening::Deliver { from, to, .. } => (*from as u64) << 32 | (*to as u64) << 2,
+            Happening::Wake(host) => (*host as u64) << 2 | 1,
+            Happening::Script(step) => u64::from(*step) << 2 | 2,
+        };
+        self.trace(at.0);
+        self.trace(kind);
+        Some(happening)
     }
 
     /// Folds a number into the trace: whatever must be equal in two runs of one seed.
@@ -161,7 +186,7 @@ impl<M: Clone> Net<M> {
     }
 
     fn put(&mut self, at: Mono, happening: Happening<M>) {
-        self.queue.insert((at, self.next), happening);
+        self.queue.push(Planned { at, nth: self.next, happening });
         self.next += 1;
     }
 }
