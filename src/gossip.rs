@@ -1,11 +1,13 @@
 //! Who is in the cluster: SWIM without IO. Packets, evidence and a time go in; packets and events come out.
 //!
-//! foca (`swim`) keeps the list, decides which of two statements holds, and spreads changes. Whether a member is dead
-//! is decided here (`probe`), because foca's own prober cannot meet our times: it pings at random, so a dead member is
+//! foca (`swim`) decides which of two statements about a member holds. Whether a member is dead is decided here
+//! (`probe`), because foca's own prober cannot meet our times: it pings at random, so a dead member is
 //! missed by all for 4.6 periods in 1 of 100 cases; it never learns that it is deaf itself (Lifeguard); and a suspicion
 //! is lost with the member that raised it. Instead the members form a ring in the order of their ids: once a period
 //! everyone sends its successor a beat, which the transport acknowledges, so that two watch each member: its predecessor
-//! misses the acknowledgement, its successor the beat. Views are compared by a digest in every beat, and repaired (`meet`).
+//! misses the acknowledgement, its successor the beat. News goes round the ring in one copy for each with a receipt for
+//! each (`spread`), where foca's random copies tell most of them several times. Views are compared by a digest in every
+//! beat, and repaired (`meet`).
 //!
 //! Knows nothing of sockets, of connections, of the registry. Time and randomness are arguments; one seed replays.
 
@@ -18,6 +20,7 @@ mod peer;
 mod probe;
 mod roll;
 mod settle;
+mod spread;
 mod swim;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -33,9 +36,9 @@ pub use self::peer::Peer;
 use self::freeze::Freeze;
 use self::meet::Meet;
 use self::packet::Packet;
-use self::peer::Id;
 use self::probe::Detector;
 use self::roll::Roll;
+use self::spread::Spread;
 use self::swim::Swim;
 use crate::id::NodeId;
 use crate::rng::Rng;
@@ -62,6 +65,15 @@ pub enum State {
     Down,
     /// It said that it goes.
     Left,
+}
+
+impl State {
+    fn is_live(self) -> bool {
+        match self {
+            Self::Alive | Self::Suspect => true,
+            Self::Down | Self::Left => false,
+        }
+    }
 }
 
 impl fmt::Display for State {
@@ -172,28 +184,23 @@ pub enum BadPacket {
     /// The node was removed from the cluster.
     #[error("node {0} is banned from the cluster")]
     Banned(NodeId),
-    /// foca refused it.
-    #[error("the packet was refused: {0}")]
-    Refused(String),
 }
 
 /// The membership as one node sees it. Drive it like this: hand in what arrives, call [`Membership::handle_timeout`] at
 /// [`Membership::poll_timeout`], and after each call take all of [`Membership::poll_output`].
 pub struct Membership {
-    me: Id,
+    me: Peer,
     options: Options,
     rng: Rng,
     roll: Roll,
     swim: Swim,
     detector: Detector,
+    spread: Spread,
     meet: Meet,
     freeze: Freeze,
     rtt: BTreeMap<NodeId, Duration>,
     banned: BTreeSet<NodeId>,
     outputs: VecDeque<Output>,
-    /// When news went out last, and when the next round is due.
-    spread_last: Option<Mono>,
-    spread_next: Option<Mono>,
     purge_next: Mono,
     /// How many farewells are still to be said, and when the next.
     leaving: Option<(u8, Mono)>,
@@ -202,18 +209,15 @@ pub struct Membership {
 
 impl fmt::Debug for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Membership")
-            .field("me", &self.me.peer)
-            .field("alive", &self.roll.alive())
-            .finish_non_exhaustive()
+        f.debug_struct("Membership").field("me", &self.me).field("alive", &self.roll.alive()).finish_non_exhaustive()
     }
 }
 
 impl Membership {
     /// A node that knows nobody yet.
     pub fn new(me: Peer, options: Options, mut rng: Rng, now: Mono) -> Self {
-        let me = Id::from(me.plain());
-        let swim = Swim::new(me.clone(), &options, rng.child("swim"));
+        let me = me.plain();
+        let swim = Swim::new(me, rng.child("swim"));
         // Neighbours that start together must not ping together.
         let phase = Duration::from_nanos(rng.below(u64::try_from(options.probe_period.as_nanos()).unwrap_or(u64::MAX)));
         let detector = Detector::new(now.after(phase));
@@ -223,13 +227,12 @@ impl Membership {
             roll: Roll::default(),
             swim,
             detector,
+            spread: Spread::default(),
             meet: Meet::new(now.after(options.greet_down_every)),
             freeze: Freeze::default(),
             rtt: BTreeMap::new(),
             banned: BTreeSet::new(),
             outputs: VecDeque::new(),
-            spread_last: None,
-            spread_next: None,
             purge_next: now.after(PURGE_EVERY),
             leaving: None,
             usurper: None,
@@ -239,7 +242,7 @@ impl Membership {
 
     /// Who we are: what was given to `new`, in its latest life.
     pub fn me(&self) -> &Peer {
-        &self.me.peer
+        &self.me
     }
 
     /// Anything that arrived from a node whose id the transport has proved. Any bytes; never panics.
@@ -257,32 +260,18 @@ impl Membership {
         if bytes.len() > self.options.packet_max {
             return Err(BadPacket::TooLong(bytes.len(), self.options.packet_max));
         }
-        let done = self.take(from, Packet::decode(bytes)?, now);
-        self.settle(now);
-        done
+        self.take(from, Packet::decode(bytes)?, now)
     }
 
-    fn take(&mut self, from: NodeId, packet: Packet<'_>, now: Mono) -> Result<(), BadPacket> {
+    fn take(&mut self, from: NodeId, packet: Packet, now: Mono) -> Result<(), BadPacket> {
         match packet {
-            Packet::Swim(bytes) => {
-                let (sender, news) = codec::read_swim(bytes)?;
-                self.check_sender(from, &sender)?;
-                for (peer, state) in &news {
-                    if peer.node == self.me.node && self.is_usurped(peer, *state) {
-                        return Ok(());
-                    }
-                }
-                // foca believes every packet; a banned node that comes up in one is taken back out when it settles.
-                self.swim.handle(bytes)?;
-                self.heard_life(&sender, now);
-            }
             Packet::Intro { join, me: sender, you } => {
                 self.check_sender(from, &sender)?;
                 self.meet_intro(join, sender, you, now)?;
             }
             Packet::Leave(sender) => {
                 self.check_sender(from, &sender)?;
-                self.swim.apply(sender.into(), State::Left, true)?;
+                self.state_of(sender, State::Left, now);
             }
             _ if from == self.me.node => return Err(BadPacket::Sender { claimed: self.me.node, from }),
             Packet::Ping(view) => self.handle_ping(from, view, now),
@@ -290,7 +279,10 @@ impl Membership {
             Packet::Ask(target) => self.handle_ask(from, target, now),
             Packet::Reached(target) => self.heard(target, now),
             Packet::Silent(target) => self.accuse(from, target, now),
-            Packet::List { why, entries } => self.meet_list(from, why, entries, now)?,
+            Packet::List(entries) => self.meet_list(from, entries, now),
+            Packet::Tell { peer, state, until } => self.handle_tell(from, (peer, state), until, now),
+            Packet::Told(sign) => self.handle_told(from, sign, now),
+            Packet::Sums { answer, sums } => self.meet_sums(from, answer, &sums, now),
         }
         Ok(())
     }
@@ -318,14 +310,13 @@ impl Membership {
             Evidence::Silent => self.miss_beat(node, now),
             Evidence::Closed => self.start_probe(node, probe::Cause::Closed, now),
             Evidence::Refused => self.start_probe(node, probe::Cause::Refused, now),
-            Evidence::Leaving => self.state_of(&member.peer, State::Left),
+            Evidence::Leaving => self.state_of(member.peer, State::Left, now),
             Evidence::Alive => match member.state {
                 State::Alive | State::Suspect => self.heard(node, now),
                 State::Down => self.introduce(&member.peer, now),
                 State::Left => {}
             },
         }
-        self.settle(now);
     }
 
     /// The round trip to a node as the transport measured it. Timeouts follow.
@@ -350,7 +341,7 @@ impl Membership {
             return;
         }
         self.leaving = Some((left - 1, now.after(FAREWELL_EVERY)));
-        let packet = Packet::Leave(*self.me.peer.as_ref()).encode();
+        let packet = Packet::Leave(self.me).encode();
         for member in self.roll.pick(FAREWELLS, self.me.node, &mut self.rng) {
             self.outputs.push_back(Output::Send { to: member.peer, bytes: packet.clone() });
         }
@@ -359,11 +350,11 @@ impl Membership {
     /// Refuses a node from now on and removes it. The others hear that it is down; each must be told of the ban.
     pub fn ban(&mut self, node: NodeId, now: Mono) {
         self.enter(now);
-        if node != self.me.node && self.banned.insert(node) {
+        if node != self.me.node && !self.banned.contains(&node) {
             if let Some(member) = self.roll.live(node).cloned() {
-                self.state_of(&member.peer, State::Down);
+                self.state_of(member.peer, State::Down, now);
             }
-            self.settle(now);
+            self.banned.insert(node);
             self.drop_member(node);
         }
     }
@@ -391,7 +382,7 @@ impl Membership {
         if let Some((left, at)) = self.leaving {
             return (left > 0).then_some(at);
         }
-        let fixed = [Some(self.purge_next), self.spread_next, self.freeze.due(), self.meet.due()];
+        let fixed = [Some(self.purge_next), self.spread.due(), self.freeze.due(), self.meet.due()];
         fixed.into_iter().flatten().chain(self.detector.due(&self.options)).min()
     }
 
@@ -403,6 +394,7 @@ impl Membership {
         }
         self.enter(now);
         self.run_detector(now);
+        self.run_spread(now);
         self.run_meet(now);
         if self.purge_next <= now {
             self.purge_next = now.after(PURGE_EVERY);
@@ -411,7 +403,6 @@ impl Membership {
             }
         }
         self.thaw(now);
-        self.settle(now);
     }
 
     /// The next thing to do, until `None`.
@@ -447,16 +438,9 @@ impl Membership {
 
     /// Begins in the middle, knowing all these: a simulated world of 10,000 cannot afford 10,000 joins of 10,000.
     /// Without events and without a word to anyone. The members are shared between the nodes of the world.
-    ///
-    /// # Errors
-    /// Only if foca refuses the list.
-    pub fn preload(&mut self, members: &[Arc<Member>], peers: &[Arc<Peer>], now: Mono) -> Result<(), BadPacket> {
-        let me = self.me.node;
-        let others = peers.iter().filter(|peer| peer.node != me);
-        self.swim.preload(others.map(|peer| Id { node: peer.node, peer: peer.clone() }))?;
-        members.iter().filter(|member| member.peer.node != me).for_each(|member| self.roll.set(member.clone()));
+    pub fn preload(&mut self, members: &[Arc<Member>], now: Mono) {
+        self.roll.fill(members, self.me.node);
         self.rewatch(now);
-        Ok(())
     }
 }
 

@@ -63,7 +63,7 @@ struct Place {
 pub struct Count {
     pub packets: u64,
     pub bytes: u64,
-    /// Of the packets, those that carry news of members (kinds 0 and 7).
+    /// Of the packets, those that carry news of members: lists (kind 7) and news (10).
     pub news: u64,
     /// Members that nothing was wrong with, declared down by somebody.
     pub false_downs: u64,
@@ -83,12 +83,18 @@ pub struct World {
     pub count: Count,
 }
 
+/// Any odd number that scatters: the ids of real nodes are random, and who watches whom goes by them.
+const SCATTER: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Its inverse: the product of both is 1.
+const GATHER: u64 = 0xf1de_83e1_9937_733d;
+
 pub fn node(host: Host) -> NodeId {
-    NodeId(host as u64 + 1)
+    NodeId((host as u64 + 1).wrapping_mul(SCATTER))
 }
 
 fn host(node: NodeId) -> Host {
-    node.0 as Host - 1
+    node.0.wrapping_mul(GATHER) as Host - 1
 }
 
 fn address(host: Host) -> SocketAddr {
@@ -140,15 +146,15 @@ impl World {
         let peers: Vec<Peer> =
             (0..hosts).map(|host| Peer { node: node(host), address: address(host), start: 1, life: 0 }).collect();
         // Shared: ten thousand members that each know ten thousand would not fit into memory otherwise.
-        let members: Vec<Arc<Member>> =
+        let mut members: Vec<Arc<Member>> =
             peers.iter().map(|peer| Arc::new(Member { peer: *peer, state: State::Alive, since: now })).collect();
-        let shared: Vec<Arc<Peer>> = peers.iter().map(|peer| Arc::new(*peer)).collect();
+        members.sort_by_key(|member| member.peer.node);
         for (host, me) in peers.iter().enumerate() {
             let rng = world.rng.child("member");
             // Not all at one moment: their rounds would run in step for ever.
             let begun = now.after(Duration::from_micros(world.rng.below(1_000_000)));
             let mut core = Membership::new(*me, world.options.clone(), rng, begun);
-            core.preload(&members, &shared, begun).expect("a list of members");
+            core.preload(&members, begun);
             let place = &mut world.places[host];
             (place.start, place.core, place.well) = (1, Some(core), Some(now));
             world.plan(host);
@@ -394,7 +400,7 @@ impl World {
                 Output::Send { to, bytes } => {
                     self.count.packets += 1;
                     self.count.bytes += bytes.len() as u64;
-                    self.count.news += u64::from(matches!(bytes.first(), Some(0 | 7)));
+                    self.count.news += u64::from(matches!(bytes.first(), Some(7 | 10)));
                     assert!(bytes.len() <= 1162, "longer than a datagram");
                     let SocketAddr::V4(address) = to.address else { panic!("no such address") };
                     let [_, high, middle, low] = address.ip().octets();
@@ -447,6 +453,13 @@ impl World {
     /// How one sees another.
     pub fn seen(&self, by: Host, of: Host) -> Option<State> {
         self.member(by)?.state(node(of))
+    }
+
+    /// Those that run, in the order in which they watch each other, beginning after one.
+    pub fn ring_after(&self, host: Host) -> Vec<Host> {
+        let mut ring: Vec<Host> = self.running().filter(|other| *other != host).collect();
+        ring.sort_by_key(|other| node(*other).0.wrapping_sub(node(host).0));
+        ring
     }
 
     /// Those that run.

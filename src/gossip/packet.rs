@@ -1,4 +1,4 @@
-//! The packets of membership: beats, pings, requests to ping for another, introductions, lists, a farewell, and foca's.
+//! The packets of membership: beats, pings, requests to ping for another, introductions, news, lists, a farewell.
 //!
 //! Knows no member list. The first byte is the kind; which version of all this is spoken is settled by the transport
 //! when it connects.
@@ -6,12 +6,11 @@
 use bytes::{Buf as _, BufMut as _, Bytes};
 
 use super::codec::{get_peer, get_state, get_u8, get_u32, get_u64, put_peer, put_state};
-use super::peer::Peer;
-use super::{BadPacket, State};
+use super::{BadPacket, Peer, State};
 use crate::id::NodeId;
 
-/// The kind of foca's packets.
-pub(super) const SWIM: u8 = 0;
+/// Into how many groups members are summed up at most: a packet holds so many sums.
+pub(super) const GROUPS_MAX: usize = 256;
 
 /// The most bytes that one entry of a list takes: an IPv6 peer with the largest numbers, and its state.
 const ENTRY_MAX: usize = 8 + 1 + 16 + 2 + 10 + 5 + 1;
@@ -25,21 +24,8 @@ pub(super) struct View {
     pub(super) digest: u32,
 }
 
-/// Why a list is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
-    /// What changed of late; each entry is news.
-    News,
-    /// Everything, as an answer.
-    All,
-    /// Everything, and the receiver's list is wanted too.
-    AllAndYours,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Packet<'a> {
-    /// foca's, without the kind.
-    Swim(&'a [u8]),
+pub(super) enum Packet {
     Ping(View),
     Ack(View),
     /// Please ping this one for me.
@@ -54,23 +40,30 @@ pub(super) enum Packet<'a> {
         me: Peer,
         you: Option<(Peer, State)>,
     },
-    List {
-        why: Why,
-        entries: Vec<(Peer, State)>,
-    },
+    /// All that I hold of some members, or of all.
+    List(Vec<(Peer, State)>),
     Leave(Peer),
     /// I live. The transport tells whether it arrived, so no answer is wanted.
     Beat(View),
+    /// News of a member, to be passed on to all between you and `until`.
+    Tell {
+        peer: Peer,
+        state: State,
+        until: NodeId,
+    },
+    /// The receipt for one of these.
+    Told(u32),
+    /// My view in parts, a power of two of them. `answer`: send me yours.
+    Sums {
+        answer: bool,
+        sums: Vec<u32>,
+    },
 }
 
-impl<'a> Packet<'a> {
+impl Packet {
     pub(super) fn encode(&self) -> Bytes {
         let mut buf = Vec::with_capacity(64);
         match self {
-            Self::Swim(bytes) => {
-                buf.put_u8(SWIM);
-                buf.put_slice(bytes);
-            }
             Self::Ping(view) => put_view(&mut buf, 1, *view),
             Self::Ack(view) => put_view(&mut buf, 2, *view),
             Self::Ask(node) => put_node(&mut buf, 3, *node),
@@ -85,13 +78,8 @@ impl<'a> Packet<'a> {
                     put_state(&mut buf, *state);
                 }
             }
-            Self::List { why, entries } => {
+            Self::List(entries) => {
                 buf.put_u8(7);
-                buf.put_u8(match why {
-                    Why::News => 0,
-                    Why::All => 1,
-                    Why::AllAndYours => 2,
-                });
                 for (peer, state) in entries {
                     put_peer(&mut buf, peer);
                     put_state(&mut buf, *state);
@@ -102,14 +90,28 @@ impl<'a> Packet<'a> {
                 put_peer(&mut buf, me);
             }
             Self::Beat(view) => put_view(&mut buf, 9, *view),
+            Self::Tell { peer, state, until } => {
+                buf.put_u8(10);
+                put_peer(&mut buf, peer);
+                put_state(&mut buf, *state);
+                buf.put_u64(until.0);
+            }
+            Self::Told(sign) => {
+                buf.put_u8(11);
+                buf.put_u32(*sign);
+            }
+            Self::Sums { answer, sums } => {
+                buf.put_u8(12);
+                buf.put_u8(u8::from(*answer));
+                sums.iter().for_each(|sum| buf.put_u32(*sum));
+            }
         }
         buf.into()
     }
 
-    pub(super) fn decode(mut bytes: &'a [u8]) -> Result<Self, BadPacket> {
+    pub(super) fn decode(mut bytes: &[u8]) -> Result<Self, BadPacket> {
         let buf = &mut bytes;
         let packet = match get_u8(buf).map_err(|_| BadPacket::Empty)? {
-            SWIM => return Ok(Self::Swim(buf)),
             1 => Self::Ping(get_view(buf)?),
             2 => Self::Ack(get_view(buf)?),
             3 => Self::Ask(NodeId(get_u64(buf)?)),
@@ -125,21 +127,32 @@ impl<'a> Packet<'a> {
                 Self::Intro { join: flags & 1 == 1, me, you }
             }
             7 => {
-                let why = match get_u8(buf)? {
-                    0 => Why::News,
-                    1 => Why::All,
-                    2 => Why::AllAndYours,
-                    _ => return Err(BadPacket::Value("the reason of a list")),
-                };
                 let mut entries = Vec::new();
                 while buf.has_remaining() {
                     let peer = get_peer(buf)?;
                     entries.push((peer, get_state(buf)?));
                 }
-                Self::List { why, entries }
+                Self::List(entries)
             }
             8 => Self::Leave(get_peer(buf)?),
             9 => Self::Beat(get_view(buf)?),
+            10 => Self::Tell { peer: get_peer(buf)?, state: get_state(buf)?, until: NodeId(get_u64(buf)?) },
+            11 => Self::Told(get_u32(buf)?),
+            12 => {
+                let answer = match get_u8(buf)? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(BadPacket::Value("whether sums are wanted")),
+                };
+                let mut sums = Vec::new();
+                while buf.has_remaining() {
+                    sums.push(get_u32(buf)?);
+                }
+                if !sums.len().is_power_of_two() || sums.len() > GROUPS_MAX {
+                    return Err(BadPacket::Value("a number of sums"));
+                }
+                Self::Sums { answer, sums }
+            }
             kind => return Err(BadPacket::Kind(kind)),
         };
         match bytes.len() {
@@ -150,7 +163,7 @@ impl<'a> Packet<'a> {
 
     /// How many entries fit into one list.
     pub(super) fn entries_max(packet_max: usize) -> usize {
-        (packet_max.saturating_sub(2) / ENTRY_MAX).max(1)
+        (packet_max.saturating_sub(1) / ENTRY_MAX).max(1)
     }
 }
 

@@ -4,7 +4,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use crate::id::NodeId;
 
@@ -38,36 +37,5 @@ impl Peer {
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {} (start {}, life {})", self.node, self.address, self.start, self.life)
-    }
-}
-
-/// A peer as foca holds it. Shared, because a list of 10,000 members is held by each of 10,000 simulated nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Id {
-    /// Beside the peer, so that a search through the list follows no pointer.
-    pub(super) node: NodeId,
-    pub(super) peer: Arc<Peer>,
-}
-
-impl From<Peer> for Id {
-    fn from(peer: Peer) -> Self {
-        Self { node: peer.node, peer: Arc::new(peer) }
-    }
-}
-
-impl foca::Identity for Id {
-    type Addr = NodeId;
-
-    fn renew(&self) -> Option<Self> {
-        let life = self.peer.life.checked_add(1)?;
-        Some(Peer { life, ..*self.peer.as_ref() }.into())
-    }
-
-    fn addr(&self) -> NodeId {
-        self.node
-    }
-
-    fn win_addr_conflict(&self, other: &Self) -> bool {
-        self.peer.wins_over(&other.peer)
     }
 }

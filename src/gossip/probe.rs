@@ -168,7 +168,7 @@ impl Membership {
     /// A member in the life that it believes to have, which knows us in ours. Anyone else gets an introduction.
     fn recognise(&mut self, from: NodeId, view: View, now: Mono) -> Option<std::sync::Arc<Member>> {
         let known = self.roll.get(from).cloned();
-        let pair = known.as_ref().map(|member| pair(&member.peer, &self.me.peer));
+        let pair = known.as_ref().map(|member| pair(&member.peer, &self.me));
         match (known, self.roll.live(from).is_some()) {
             (Some(member), true) if pair == Some(view.pair) => {
                 self.heard(from, now);
@@ -273,13 +273,6 @@ impl Membership {
         self.roll.successor(self.me.node, |node| self.detector.probes.contains_key(&node))
     }
 
-    /// Pings the next one round the ring that is not being probed already.
-    pub(super) fn probe_successor(&mut self, now: Mono) {
-        if let Some(node) = self.next_on_ring() {
-            self.start_probe(node, Cause::Routine, now);
-        }
-    }
-
     /// Finds out whether a member is alive. A probe that runs goes on, with the weightier cause.
     pub(super) fn start_probe(&mut self, node: NodeId, cause: Cause, now: Mono) {
         let due = now.after(self.timeout(node));
@@ -330,10 +323,10 @@ impl Membership {
         };
         if confirmed || probe.verdict_at().is_some_and(|at| at <= now) {
             self.detector.forget(node);
-            self.state_of(&member.peer, State::Down);
+            self.state_of(member.peer, State::Down, now);
             // It may hear, and come back in a new life.
             let told = Some((member.peer, State::Down));
-            self.send(&member.peer, &Packet::Intro { join: false, me: *self.me.peer.as_ref(), you: told });
+            self.send(&member.peer, &Packet::Intro { join: false, me: self.me, you: told });
             return;
         }
         if probe.asked && !probe.answered {
@@ -403,14 +396,14 @@ impl Membership {
         }
     }
 
-    fn answer(&mut self, node: NodeId, packet: &Packet<'_>) {
+    fn answer(&mut self, node: NodeId, packet: &Packet) {
         if let Some(member) = self.roll.live(node).cloned() {
             self.send(&member.peer, packet);
         }
     }
 
-    fn view(&self, to: &Peer) -> View {
-        View { pair: pair(&self.me.peer, to), digest: self.roll.digest(&self.me.peer) }
+    pub(super) fn view(&self, to: &Peer) -> View {
+        View { pair: pair(&self.me, to), digest: self.roll.digest(&self.me) }
     }
 }
 

@@ -1,12 +1,12 @@
-//! Where every call begins and ends: lateness is noticed, and what foca decided becomes the list, events and packets.
+//! Where every call begins, and where statements about members end: lateness is noticed, and what holds becomes the list
+//! and events.
 //!
 //! Decides nothing itself.
 
 use std::sync::Arc;
 
 use super::packet::Packet;
-use super::peer::Peer;
-use super::{Event, Member, Membership, Output, State};
+use super::{Event, Member, Membership, Output, Peer, State};
 use crate::id::NodeId;
 use crate::time::Mono;
 
@@ -18,13 +18,7 @@ impl Membership {
         }
     }
 
-    /// States something of a member that the others are to hear.
-    pub(super) fn state_of(&mut self, peer: &Peer, state: State) {
-        // foca fails only where it cannot encode a member, and any member fits.
-        let _ = self.swim.apply((*peer).into(), state, true);
-    }
-
-    pub(super) fn send(&mut self, to: &Peer, packet: &Packet<'_>) {
+    pub(super) fn send(&mut self, to: &Peer, packet: &Packet) {
         self.outputs.push_back(Output::Send { to: *to, bytes: packet.encode() });
     }
 
@@ -32,63 +26,30 @@ impl Membership {
         self.outputs.push_back(Output::Event(event));
     }
 
-    /// Every call ends here: what foca decided becomes the list, events, packets.
-    pub(super) fn settle(&mut self, now: Mono) {
-        loop {
-            if let Some(id) = self.swim.out.renewed.take() {
-                self.me = id;
-                self.event(Event::Renewed(*self.me.peer.as_ref()));
-            }
-            for node in std::mem::take(&mut self.swim.out.changed) {
-                self.reconcile(node, now);
-            }
-            if self.swim.has_news() && self.spread_next.is_none() {
-                self.spread_next =
-                    Some(self.spread_last.map_or(now, |last| now.max(last.after(self.options.spread_every))));
-            }
-            if self.spread_next.is_none_or(|at| at > now) {
-                break;
-            }
-            self.spread_next = None;
-            self.spread_last = Some(now);
-            // The only way to fail is a member that cannot be encoded.
-            let _ = self.swim.gossip();
-        }
-        for (to, bytes) in std::mem::take(&mut self.swim.out.sends) {
-            if !self.banned.contains(&to.node) {
-                self.outputs.push_back(Output::Send { to: *to.peer.as_ref(), bytes });
-            }
+    /// States something of a member that we learnt at first hand: if it is new, the others are to hear it.
+    pub(super) fn state_of(&mut self, peer: Peer, state: State, now: Mono) {
+        if self.note(peer, state, now) {
+            self.spread((peer, state), now);
         }
     }
 
-    /// Brings the list to what foca holds of one member.
-    fn reconcile(&mut self, node: NodeId, now: Mono) {
-        let Some((id, state)) = self.swim.look(node) else { return };
-        if node == self.me.node {
-            return;
+    /// Takes in what is said of a member other than us. True if it is new and holds.
+    pub(super) fn note(&mut self, peer: Peer, state: State, now: Mono) -> bool {
+        if peer.node == self.me.node || self.banned.contains(&peer.node) {
+            return false;
         }
-        if self.banned.contains(&node) {
-            match state {
-                // Somebody who has not heard of the ban spoke of it.
-                State::Alive | State::Suspect => self.state_of(&id.peer, State::Down),
-                State::Down | State::Left => {}
-            }
-            self.detector.forget(node);
-            self.roll.remove(node);
-            return;
-        }
-        let old = self.roll.get(node).cloned();
-        let was_live = self.roll.live(node).is_some();
-        if old
+        let old = self.roll.get(peer.node).cloned();
+        // Most of what is said is known, and foca searches its whole list.
+        let is_known = old
             .as_ref()
-            .is_some_and(|old| old.peer == *id.peer && (old.state == state || (was_live && state == State::Alive)))
-        {
-            return;
+            .is_some_and(|old| old.peer == peer && (old.state.is_live() == state.is_live() || !old.state.is_live()));
+        if is_known || !self.swim.is_new(old.as_deref(), peer, state) {
+            return false;
         }
-        let peer = *id.peer.as_ref();
+        let was_live = old.is_some_and(|old| old.state.is_live());
+        let state = if state.is_live() { State::Alive } else { state };
         self.roll.set(Arc::new(Member { peer, state, since: now }));
-        self.detector.forget(node);
-        self.meet.changed(node, self.options.check_after, now);
+        self.detector.forget(peer.node);
         self.rewatch(now);
         match state {
             State::Alive | State::Suspect => {
@@ -97,17 +58,18 @@ impl Membership {
             }
             State::Down if was_live => {
                 self.event(Event::Down(peer));
-                self.rtt.remove(&node);
+                self.rtt.remove(&peer.node);
                 if self.freeze.lost(self.roll.alive() + 1, self.options.freeze_window, self.options.freeze_max, now) {
                     self.event(Event::Frozen(true));
                 }
             }
             State::Left if was_live => {
                 self.event(Event::Left(peer));
-                self.rtt.remove(&node);
+                self.rtt.remove(&peer.node);
             }
             State::Down | State::Left => {}
         }
+        true
     }
 
     pub(super) fn thaw(&mut self, now: Mono) {
@@ -118,10 +80,7 @@ impl Membership {
 
     /// Removes a member that is down or left from the list and from foca's.
     pub(super) fn drop_member(&mut self, node: NodeId) {
-        if let Some((id, _)) = self.swim.look(node) {
-            // Does nothing but drop the entry.
-            let _ = self.swim.drop_down(id);
-        }
+        self.swim.forget(node);
         self.detector.forget(node);
         self.rtt.remove(&node);
         self.roll.remove(node);

@@ -1,127 +1,124 @@
-//! foca as we use it: it keeps the list, decides which statement about a member holds, spreads changes, and takes a new
-//! life when others have given us up. Its prober stands still (see the head of `gossip`).
+//! foca as we use it: of two statements about a member it says which holds, and it remembers whom we never met alive.
 //!
-//! Knows no time: none of foca's timers is kept, because all of them belong to what it does not do here.
+//! Its prober and its broadcasts stand still (see the head of `gossip`), so that nothing of foca's travels. It searches
+//! its list from the front, and therefore learns of a member only when there is something to decide.
 
-use std::num::{NonZeroU8, NonZeroUsize};
+use std::num::NonZeroU8;
 use std::time::Duration;
 
-use bytes::Bytes;
-use foca::{Foca, NoCustomBroadcast, Notification, Runtime, Timer};
+use bytes::{Buf, BufMut};
+use foca::{Foca, Header, NoCustomBroadcast, Notification, Runtime, Timer};
 
-use super::codec::{Codec, member_of, state_of};
-use super::options::Options;
-use super::packet::Packet;
-use super::peer::Id;
-use super::{BadPacket, State};
+use super::{BadPacket, Member, Peer, State};
 use crate::id::NodeId;
 use crate::rng::Rng;
 
-/// How many are sent each round of news.
-pub(super) const FAN_OUT: usize = 3;
+impl foca::Identity for Peer {
+    type Addr = NodeId;
 
-/// What foca wants done and what it noticed.
-#[derive(Default)]
-pub(super) struct Out {
-    pub(super) sends: Vec<(Id, Bytes)>,
-    /// Members whose life or state is another.
-    pub(super) changed: Vec<NodeId>,
-    pub(super) renewed: Option<Id>,
-}
-
-impl Runtime<Id> for Out {
-    fn notify(&mut self, notification: Notification<'_, Id>) {
-        match notification {
-            Notification::MemberUp(id) | Notification::MemberDown(id) | Notification::Rename(_, id) => {
-                if !self.changed.contains(&id.node) {
-                    self.changed.push(id.node);
-                }
-            }
-            Notification::Rejoin(id) => self.renewed = Some(id.clone()),
-            Notification::Active
-            | Notification::Idle
-            | Notification::Defunct
-            | Notification::DataReceived(_)
-            | Notification::DataSent(_)
-            | Notification::ProbeFailed(..) => {}
-        }
+    fn renew(&self) -> Option<Self> {
+        Some(Self { life: self.life.checked_add(1)?, ..*self })
     }
 
-    fn send_to(&mut self, to: Id, data: &[u8]) {
-        self.sends.push((to, Packet::Swim(data).encode()));
+    fn addr(&self) -> NodeId {
+        self.node
     }
 
-    fn submit_after(&mut self, _: Timer<Id>, _: Duration) {}
+    fn win_addr_conflict(&self, other: &Self) -> bool {
+        self.wins_over(other)
+    }
 }
 
 pub(super) struct Swim {
-    foca: Foca<Id, Codec, Rng, NoCustomBroadcast>,
-    pub(super) out: Out,
+    foca: Foca<Peer, Silence, Rng, NoCustomBroadcast>,
 }
 
 impl Swim {
-    pub(super) fn new(me: Id, options: &Options, rng: Rng) -> Self {
-        let copies = usize::from(options.spread_rounds.max(1)) * FAN_OUT;
+    pub(super) fn new(me: Peer, rng: Rng) -> Self {
         let config = foca::Config {
-            num_indirect_probes: NonZeroUsize::new(FAN_OUT).unwrap_or(NonZeroUsize::MIN),
-            max_transmissions: u8::try_from(copies).ok().and_then(NonZeroU8::new).unwrap_or(NonZeroU8::MIN),
-            // One byte goes to the kind. Never changed later: foca would panic in debug builds.
-            max_packet_size: NonZeroUsize::new(options.packet_max.saturating_sub(1)).unwrap_or(NonZeroUsize::MIN),
+            max_transmissions: NonZeroU8::MIN,
             remove_down_after: None,
-            notify_down_members: true,
+            notify_down_members: false,
             periodic_announce: None,
             periodic_announce_to_down_members: None,
             periodic_gossip: None,
             ..foca::Config::simple()
         };
-        Self { foca: Foca::new(me, config, rng, Codec), out: Out::default() }
+        Self { foca: Foca::new(me, config, rng, Silence) }
     }
 
-    /// States something of a member. `spread`: the others are to hear of it if it is new.
-    pub(super) fn apply(&mut self, id: Id, state: State, spread: bool) -> Result<(), BadPacket> {
-        let update = std::iter::once(member_of(id, state));
-        self.foca.apply_many(update, spread, &mut self.out).map_err(refused)
+    /// Whether a statement about a member other than us changes what is held of it; the statement then holds. A death
+    /// of a stranger changes nothing, but is remembered: that life is not believed any more.
+    pub(super) fn is_new(&mut self, ours: Option<&Member>, peer: Peer, state: State) -> bool {
+        if let Some(ours) = ours {
+            self.apply(ours.peer, ours.state);
+        }
+        self.apply(peer, state)
     }
 
-    /// Takes over a whole list without a word to anyone.
-    pub(super) fn preload(&mut self, ids: impl Iterator<Item = Id>) -> Result<(), BadPacket> {
-        let done = self.foca.apply_many(ids.map(|id| member_of(id, State::Alive)), false, &mut self.out);
-        self.out = Out::default();
-        done.map_err(refused)
+    fn apply(&mut self, peer: Peer, state: State) -> bool {
+        let member = match state {
+            State::Alive | State::Suspect => foca::Member::alive(peer),
+            State::Down | State::Left => foca::Member::down(peer),
+        };
+        let mut noticed = Noticed(false);
+        // It fails only where something must be encoded, and nothing is.
+        self.foca.apply_many(std::iter::once(member), false, &mut noticed).is_ok() && noticed.0
     }
 
-    pub(super) fn handle(&mut self, bytes: &[u8]) -> Result<(), BadPacket> {
-        self.foca.handle_data(bytes, &mut self.out).map_err(refused)
-    }
-
-    /// One round of news.
-    pub(super) fn gossip(&mut self) -> Result<(), BadPacket> {
-        self.foca.gossip(&mut self.out).map_err(refused)
-    }
-
-    pub(super) fn has_news(&self) -> bool {
-        self.foca.updates_backlog() > 0
-    }
-
-    /// Takes a new life. The old one is declared down on the way.
-    pub(super) fn become_peer(&mut self, id: Id) -> Result<(), BadPacket> {
-        self.foca.change_identity(id.clone(), &mut self.out).map_err(refused)?;
-        self.out.renewed = Some(id);
-        Ok(())
-    }
-
-    /// What foca holds of a node. A search through the list.
-    pub(super) fn look(&self, node: NodeId) -> Option<(Id, State)> {
-        let member = self.foca.iter_membership_state().find(|member| member.id().node == node)?;
-        Some((member.id().clone(), state_of(member)))
-    }
-
-    /// Drops a member that is down, so that even the same life may come back.
-    pub(super) fn drop_down(&mut self, id: Id) -> Result<(), BadPacket> {
-        self.foca.handle_timer(Timer::RemoveDown(id), &mut self.out).map_err(refused)
+    /// Forgets a node that is down, so that even the same life may come back.
+    pub(super) fn forget(&mut self, node: NodeId) {
+        let known = self.foca.iter_membership_state().find(|member| member.id().node == node);
+        if let Some(peer) = known.map(|member| *member.id()) {
+            // Does nothing but drop the entry, if it is down.
+            let _ = self.foca.handle_timer(Timer::RemoveDown(peer), &mut Noticed(false));
+        }
     }
 }
 
-fn refused(error: foca::Error) -> BadPacket {
-    BadPacket::Refused(error.to_string())
+/// Whether foca noticed that a member changed.
+struct Noticed(bool);
+
+impl Runtime<Peer> for Noticed {
+    fn notify(&mut self, notification: Notification<'_, Peer>) {
+        self.0 |= match notification {
+            Notification::MemberUp(_) | Notification::MemberDown(_) | Notification::Rename(..) => true,
+            Notification::Rejoin(_)
+            | Notification::Active
+            | Notification::Idle
+            | Notification::Defunct
+            | Notification::DataReceived(_)
+            | Notification::DataSent(_)
+            | Notification::ProbeFailed(..) => false,
+        };
+    }
+
+    fn send_to(&mut self, _: Peer, _: &[u8]) {}
+
+    fn submit_after(&mut self, _: Timer<Peer>, _: Duration) {}
+}
+
+/// What foca would write and read: nothing.
+struct Silence;
+
+const UNUSED: BadPacket = BadPacket::Value("a packet of foca, which is not used");
+
+impl foca::Codec<Peer> for Silence {
+    type Error = BadPacket;
+
+    fn encode_header(&mut self, _: &Header<Peer>, _: impl BufMut) -> Result<(), BadPacket> {
+        Err(UNUSED)
+    }
+
+    fn decode_header(&mut self, _: impl Buf) -> Result<Header<Peer>, BadPacket> {
+        Err(UNUSED)
+    }
+
+    fn encode_member(&mut self, _: &foca::Member<Peer>, _: impl BufMut) -> Result<(), BadPacket> {
+        Err(UNUSED)
+    }
+
+    fn decode_member(&mut self, _: impl Buf) -> Result<foca::Member<Peer>, BadPacket> {
+        Err(UNUSED)
+    }
 }

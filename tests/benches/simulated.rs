@@ -2,11 +2,13 @@
 //!
 //! Prints for each size and weather: how long until all know of a host that went silent, healthy members declared down,
 //! copies of each piece of news per node, bytes per node and second at rest (payload of datagrams, without the 64 to 70
-//! bytes of QUIC, UDP and IP around each). Arguments: sizes, and nothing else.
+//! bytes of QUIC, UDP and IP around each). Two worlds at a time, each on a thread of its own. Arguments: sizes, and
+//! nothing else.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 #![allow(unreachable_pub, reason = "the parts of a simulation are written like modules of a crate")]
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 #[allow(dead_code, reason = "every simulation uses a part of it")]
@@ -36,8 +38,10 @@ struct Row {
     crashes: Vec<f64>,
     missed: u64,
     false_downs: u64,
-    copies: f64,
+    news: f64,
+    changes: f64,
     bytes: f64,
+    node_seconds: f64,
 }
 
 /// How much is tried: more for small worlds, whose figures are spread wider.
@@ -50,65 +54,79 @@ struct Effort {
 fn effort(hosts: usize) -> Effort {
     match hosts {
         ..=100 => Effort { worlds: 20, crashes: 8, watched: SECOND * 120 },
-        101..=2000 => Effort { worlds: 3, crashes: 20, watched: SECOND * 60 },
-        _ => Effort { worlds: 1, crashes: 10, watched: SECOND * 15 },
+        101..=2000 => Effort { worlds: 4, crashes: 20, watched: SECOND * 60 },
+        _ => Effort { worlds: 2, crashes: 10, watched: SECOND * 12 },
     }
 }
 
+/// All worlds of one size and weather, half of them on each of two threads.
 fn measure(hosts: usize, loss: u64, trouble: Trouble) -> Row {
+    let half = move |first| {
+        let mut row = Row::default();
+        for seed in (first..effort(hosts).worlds).step_by(2) {
+            run_world(seed, hosts, loss, trouble, &mut row);
+        }
+        row
+    };
+    let [mut row, other] = thread::scope(|scope| {
+        [0, 1].map(|first| scope.spawn(move || half(first))).map(|half| half.join().expect("a world does not panic"))
+    });
+    row.crashes.extend(other.crashes);
+    row.crashes.sort_by(f64::total_cmp);
+    row.missed += other.missed;
+    row.false_downs += other.false_downs;
+    row.news += other.news;
+    row.changes += other.changes;
+    row.bytes += other.bytes;
+    row.node_seconds += other.node_seconds;
+    row
+}
+
+fn run_world(seed: u64, hosts: usize, loss: u64, trouble: Trouble, row: &mut Row) {
     let weather = Weather { loss, ..Weather::CALM };
     let effort = effort(hosts);
-    let mut row = Row::default();
-    let (mut news, mut changes, mut bytes, mut node_seconds) = (0.0, 0.0, 0.0, 0.0);
-    for seed in 0..effort.worlds {
-        let mut chance = Rng::from_seed(seed ^ 0x0073_746f_726d);
-        let mut world = World::acquainted(seed, hosts, weather);
-        world.run(SECOND * 3);
-        let before = world.count;
-        let mut watched = Duration::ZERO;
-        while watched < effort.watched {
-            let step = Duration::from_millis(500);
-            if trouble == Trouble::Stalls {
-                for _ in 0..(hosts / 50).max(1) {
-                    let host = chance.below(hosts as u64) as usize;
-                    world.stall(host, Duration::from_millis(200 + chance.below(2800)));
-                }
-                // Each stands still for less than two seconds on average, so that a fiftieth does at any time.
-                world.run(step * 3);
-                watched += step * 3;
+    let mut chance = Rng::from_seed(seed ^ 0x0073_746f_726d);
+    let mut world = World::acquainted(seed, hosts, weather);
+    world.run(SECOND * 3);
+    let before = world.count;
+    let mut watched = Duration::ZERO;
+    while watched < effort.watched {
+        let step = Duration::from_millis(500);
+        if trouble == Trouble::Stalls {
+            for _ in 0..(hosts / 50).max(1) {
+                let host = chance.below(hosts as u64) as usize;
+                world.stall(host, Duration::from_millis(200 + chance.below(2800)));
             }
-            world.run(step);
-            watched += step;
+            // Each stands still for less than two seconds on average, so that a fiftieth does at any time.
+            world.run(step * 3);
+            watched += step * 3;
         }
-        bytes += (world.count.bytes - before.bytes) as f64;
-        node_seconds += watched.as_secs_f64() * hosts as f64;
-        for crash in 0..effort.crashes {
-            world.run(Duration::from_millis(3000 + chance.below(1000)));
-            // The stalls are over: what is measured is how long a silent host stays unknown.
-            let gone =
-                (chance.below(hosts as u64) as usize..hosts).chain(0..hosts).find(|host| world.is_running(*host));
-            let Some(gone) = gone else { break };
-            let (from, before) = (world.now(), world.count);
-            world.lose_host(gone);
-            if world.wait(SECOND * 20, |world| world.all_see(gone, State::Down)) {
-                row.crashes.push(world.now().since(from).as_secs_f64() * 1e3);
-            } else {
-                row.missed += 1;
-            }
-            world.run(SECOND);
-            news += (world.count.news - before.news) as f64 / hosts as f64;
-            changes += 1.0;
-            // Few enough that those left are still a cluster of that size.
-            if crash * 5 > hosts {
-                break;
-            }
-        }
-        row.false_downs += world.count.false_downs;
+        world.run(step);
+        watched += step;
     }
-    row.copies = news / changes;
-    row.bytes = bytes / node_seconds;
-    row.crashes.sort_by(f64::total_cmp);
-    row
+    row.bytes += (world.count.bytes - before.bytes) as f64;
+    row.node_seconds += watched.as_secs_f64() * hosts as f64;
+    for crash in 0..effort.crashes {
+        world.run(Duration::from_millis(3000 + chance.below(1000)));
+        // The stalls are over: what is measured is how long a silent host stays unknown.
+        let gone = (chance.below(hosts as u64) as usize..hosts).chain(0..hosts).find(|host| world.is_running(*host));
+        let Some(gone) = gone else { break };
+        let (from, before) = (world.now(), world.count);
+        world.lose_host(gone);
+        if world.wait(SECOND * 20, |world| world.all_see(gone, State::Down)) {
+            row.crashes.push(world.now().since(from).as_secs_f64() * 1e3);
+        } else {
+            row.missed += 1;
+        }
+        world.run(SECOND);
+        row.news += (world.count.news - before.news) as f64 / hosts as f64;
+        row.changes += 1.0;
+        // Few enough that those left are still a cluster of that size.
+        if crash * 5 > hosts {
+            break;
+        }
+    }
+    row.false_downs += world.count.false_downs;
 }
 
 fn quantile(sorted: &[f64], q: f64) -> f64 {
@@ -144,11 +162,8 @@ fn main() {
         ] {
             #[allow(clippy::disallowed_methods, reason = "how long the simulation itself took")]
             let begun = Instant::now();
-            if hosts > 2000 && trouble == Trouble::Stalls {
-                println!("{hosts:>6}: with stalls it takes hours, and is left out");
-                continue;
-            }
             let row = measure(hosts, loss, trouble);
+            let (copies, bytes) = (row.news / row.changes, row.bytes / row.node_seconds);
             let (p50, p99) = (quantile(&row.crashes, 0.5), quantile(&row.crashes, 0.99));
             let word = if trouble == Trouble::Stalls { "stalls" } else { "-" };
             println!(
@@ -157,16 +172,16 @@ fn main() {
                 row.crashes.len(),
                 row.missed,
                 row.false_downs,
-                row.copies,
-                row.bytes,
+                copies,
+                bytes,
                 begun.elapsed().as_secs_f64()
             );
             let stalls = if trouble == Trouble::Stalls { ".stalls" } else { "" };
             let name = format!("sim.n{hosts}.loss{}{stalls}", loss / 10);
             figures.push((format!("{name}.crash_known_p99_ms"), p99));
             figures.push((format!("{name}.false_downs"), row.false_downs as f64));
-            figures.push((format!("{name}.copies_per_node_and_change"), row.copies));
-            figures.push((format!("{name}.bytes_per_node_s"), row.bytes));
+            figures.push((format!("{name}.copies_per_node_and_change"), copies));
+            figures.push((format!("{name}.bytes_per_node_s"), bytes));
         }
     }
     for (name, value) in figures {
