@@ -200,10 +200,9 @@ impl Membership {
                 continue;
             }
             let member = self.roll.live(node).cloned();
-            if copies == PASSED_OVER || (member.is_none() && copies < PASSED_OVER) {
-                if let Some(next) = self.roll.between(node, until, news.0.node).first() {
-                    self.tell(*next, news, until, now);
-                }
+            let is_passed_over = copies == PASSED_OVER || (member.is_none() && copies < PASSED_OVER);
+            if is_passed_over && let Some(next) = self.roll.between(node, until, news.0.node).first() {
+                self.tell(*next, news, until, now);
             }
             if let Some(member) = member.filter(|_| copies < COPIES) {
                 let due = now.after(self.retell(node));
