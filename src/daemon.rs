@@ -192,10 +192,10 @@ impl Daemon {
         let clock = Clock::new();
         let gates = Arc::new(Gates::default());
         let mut node = Node::new(rng.child("node"), Arc::clone(&gates));
-        let components: Vec<_> = definitions.components.values().map(|entry| Arc::clone(&entry.value)).collect();
-        let fingerprints = catalog::on_all_cores(&components, |component| fingerprint(component));
-        for (component, fingerprint) in components.into_iter().zip(fingerprints) {
-            node.define(component, fingerprint);
+        for name in definitions.kept() {
+            if let Some(entry) = definitions.component(name) {
+                node.define(Arc::clone(&entry.value), fingerprint(&entry.value));
+            }
         }
         let catalog = Arc::new(Catalog::new(definitions, gates));
         let (messages, inbox) = mpsc::channel(MESSAGES);
@@ -209,7 +209,7 @@ impl Daemon {
             forwarder: Arc::clone(&forwarder),
             messages: messages.clone(),
         });
-        let driver = Driver::new(node, clock, inbox, missed, Arc::clone(&workshop));
+        let driver = Driver::new(node, Arc::clone(&catalog), clock, inbox, missed, Arc::clone(&workshop));
         let driver_task = telemetry::spawn("loop", driver.run());
 
         // What ran before is known to the loop before the first request can ask for an instance.
@@ -505,7 +505,7 @@ async fn adopt_again(workshop: Arc<Workshop>) {
 async fn sweep_logs(logs: Arc<LogBook>, catalog: Arc<Catalog>, leave: CancellationToken) {
     let mut tick = tokio::time::interval(SWEEP);
     while leave.run_until_cancelled(tick.tick()).await.is_some() {
-        let known = catalog.read().components.keys().cloned().collect();
+        let known = catalog.read().names().cloned().collect();
         let logs = Arc::clone(&logs);
         let swept = tokio::task::spawn_blocking(move || logs.sweep(Clock::wall(), &known)).await;
         if let Ok(Err(error)) = swept {

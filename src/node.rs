@@ -16,7 +16,8 @@ use crate::time::{Mono, Now};
 /// What can reach a node.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// Something about one component. [`Fact::Define`] creates it if it is new.
+    /// Something about one component. [`Fact::Define`] creates it if it is new; that may wait until the first event
+    /// or instance asks for it, unless instances of it are kept.
     Component(ComponentName, Fact),
     /// An instance of ours that ran before the daemon started; sent between [`Node::define`] and the first other input.
     Found {
@@ -165,6 +166,9 @@ impl Node {
             && !self.activations.contains_key(&name)
         {
             self.define(Arc::clone(component), fingerprint.clone());
+            if self.draining {
+                self.component(name.clone(), Fact::Drain, now);
+            }
         }
         let Some(activation) = self.activations.get_mut(&name) else {
             return self.unknown(name, fact);

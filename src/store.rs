@@ -26,7 +26,10 @@ pub use error::StoreError;
 
 /// The format that this release writes, and the newest it can read. Goes up when an older release could no longer make
 /// sense of the file.
-pub const FORMAT: u64 = 1;
+///
+/// 1: rows in the order of their keys. 2: in that of their places, in which they come from peers, so that a node that
+/// joins appends.
+pub const FORMAT: u64 = 2;
 
 /// A row that could not be read and was put aside in the file, unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +51,7 @@ pub struct Loaded {
     pub epoch: u64,
     /// The clock's high-water mark.
     pub hlc: Hlc,
-    /// All registers, in the order of keys.
+    /// All registers, in the order of their places.
     pub registers: Vec<(Key, Register)>,
     /// Rows that were put aside at this start; worth a warning each.
     pub quarantined: Vec<Quarantined>,

@@ -48,7 +48,16 @@ pub enum WireError {
 /// # Errors
 /// [`WireError::Unencodable`] if the type is outside of what the codec can write.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, WireError> {
-    let mut bytes = vec![VERSION];
+    encode_sized(value, 0)
+}
+
+/// The same for a value of which it is known about how many bytes it will take.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_sized<T: Serialize + ?Sized>(value: &T, about: usize) -> Result<Vec<u8>, WireError> {
+    let mut bytes = Vec::with_capacity(about + 1);
+    bytes.push(VERSION);
     bincode::serde::encode_into_std_write(value, &mut bytes, bincode::config::standard())
         .map_err(|error| WireError::Unencodable(error.to_string()))?;
     Ok(bytes)

@@ -16,10 +16,11 @@ use maelstrom::id::ClusterId;
 use maelstrom::rng::Rng;
 use maelstrom::store::{Loaded, Store, StoreError};
 use maelstrom::time::Wall;
-use redb::{Database, TableDefinition};
+use redb::{Database, ReadableTable as _, TableDefinition};
 
 const CHILD: &str = "MAELSTROM_STORE_CHILD";
-const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
+const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("placed");
+const ROWS_1: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 #[test]
@@ -85,17 +86,10 @@ fn a_data_dir_of_somebody_else_is_refused_with_what_to_do() {
 fn a_file_of_a_newer_release_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().expect("a folder");
     fill(dir.path(), 3);
-    // The checksum of format 7, as that release would have written it.
-    let mut hash = maelstrom::hash::Hash64::default();
-    hash.bytes(b"format");
-    hash.bytes(&7_u64.to_le_bytes());
-    let sealed = [hash.finish().to_le_bytes(), 7_u64.to_le_bytes()].concat();
-    raw(dir.path(), |change| {
-        change.open_table(META).expect("meta").insert("format", &sealed[..]).expect("an insert");
-    });
+    raw(dir.path(), |change| set_format(change, 7));
     for _ in 0..2 {
         let error = Store::open(dir.path(), 1).expect_err("newer").to_string();
-        let expected = "was written by a newer maelstromd (format 7, this one knows 1): \
+        let expected = "was written by a newer maelstromd (format 7, this one knows 2): \
                         upgrade this node, or start with an empty --data-dir";
         assert!(error.ends_with(expected), "{error}");
     }
@@ -105,9 +99,9 @@ fn a_file_of_a_newer_release_is_refused_and_left_as_it_is() {
 fn a_damaged_row_is_put_aside_and_the_others_load() {
     let dir = tempfile::tempdir().expect("a folder");
     fill(dir.path(), 5);
-    let key = Key::new(Kind::COMPONENT, "c-00002").expect("a key").to_bytes();
     raw(dir.path(), |change| {
-        change.open_table(ROWS).expect("rows").insert(&key[..], &b"nonsense, no register"[..]).expect("an insert");
+        let (place, _) = row_of(change, "c-00002");
+        change.open_table(ROWS).expect("rows").insert(&place[..], &b"nonsense, no register"[..]).expect("an insert");
     });
     let (store, loaded) = open(dir.path());
     let [aside] = &loaded.quarantined[..] else { panic!("{:?}", loaded.quarantined) };
@@ -115,6 +109,67 @@ fn a_damaged_row_is_put_aside_and_the_others_load() {
     assert_eq!(names(&loaded).len(), 4);
     drop(store);
     assert_eq!(open(dir.path()).1.quarantined, [], "it is reported once");
+}
+
+#[test]
+fn a_row_in_the_place_of_another_is_put_aside() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fill(dir.path(), 5);
+    raw(dir.path(), |change| {
+        let (mut place, value) = row_of(change, "c-00002");
+        let mut rows = change.open_table(ROWS).expect("rows");
+        rows.remove(&place[..]).expect("a removal");
+        place[0] ^= 1;
+        rows.insert(&place[..], &value[..]).expect("an insert");
+    });
+    let (_store, loaded) = open(dir.path());
+    let [aside] = &loaded.quarantined[..] else { panic!("{:?}", loaded.quarantined) };
+    assert_eq!((aside.key.as_str(), aside.why.as_str()), ("component c-00002", "it stands in the place of another"));
+    assert_eq!(names(&loaded).len(), 4);
+}
+
+#[test]
+fn a_file_of_format_1_is_taken_over_with_every_row_and_what_is_damaged_in_it_is_put_aside() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fill(dir.path(), 50);
+    let registers = open(dir.path()).1.registers;
+    raw(dir.path(), as_format_1);
+    let (store, loaded) = open(dir.path());
+    assert_eq!((&loaded.registers, &loaded.quarantined[..]), (&registers, &[][..]));
+    drop(store);
+    let (store, loaded) = open(dir.path());
+    assert_eq!(loaded.registers, registers, "and again");
+    drop(store);
+
+    raw(dir.path(), as_format_1);
+    let key = Key::new(Kind::COMPONENT, "c-00002").expect("a key").to_bytes();
+    raw(dir.path(), |change| {
+        let mut rows = change.open_table(ROWS_1).expect("rows");
+        rows.insert(&key[..], &b"nonsense, no register"[..]).expect("an insert");
+        rows.insert(&b"x"[..], &b"under a key that is none"[..]).expect("an insert");
+    });
+    let (mut store, loaded) = open(dir.path());
+    assert_eq!((loaded.quarantined.len(), names(&loaded).len()), (2, 49));
+    let mut registry = Registry::restore(loaded.node, loaded.hlc, loaded.registers);
+    put(&mut store, &mut registry, "c-00002", b"again").expect("a put");
+    drop(store);
+    assert_eq!(names(&open(dir.path()).1).len(), 50);
+}
+
+#[test]
+fn of_two_changes_of_one_key_in_one_commit_the_later_stays() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (mut store, loaded) = open(dir.path());
+    let mut registry = Registry::restore(loaded.node, loaded.hlc, loaded.registers);
+    let mut changes = Vec::new();
+    for text in [&b"first"[..], b"second"] {
+        changes.extend(put_in_memory(&mut registry, "api", text).0);
+        changes.extend(put_in_memory(&mut registry, "other", text).0);
+    }
+    store.commit(&changes, registry.hlc()).expect("durable");
+    drop(store);
+    let loaded = open(dir.path()).1;
+    assert_eq!(Registry::restore(loaded.node, loaded.hlc, loaded.registers).root(), registry.root());
 }
 
 #[test]
@@ -289,6 +344,34 @@ fn raw(dir: &Path, act: impl FnOnce(&redb::WriteTransaction)) {
     let change = database.begin_write().expect("a change");
     act(&change);
     change.commit().expect("a commit");
+}
+
+/// Where the row of a component stands, and its bytes.
+fn row_of(change: &redb::WriteTransaction, name: &str) -> (Vec<u8>, Vec<u8>) {
+    let rows = change.open_table(ROWS).expect("rows");
+    let mut all = rows.iter().expect("rows").map(|row| row.expect("a row"));
+    let row = all.find(|(place, _)| place.value().ends_with(name.as_bytes())).expect("it is there");
+    (row.0.value().to_vec(), row.1.value().to_vec())
+}
+
+/// Writes the file as the first release had it: under keys without their hashes.
+fn as_format_1(change: &redb::WriteTransaction) {
+    let mut old = change.open_table(ROWS_1).expect("rows");
+    for row in change.open_table(ROWS).expect("rows").iter().expect("rows") {
+        let (place, value) = row.expect("a row");
+        old.insert(&place.value()[8..], value.value()).expect("an insert");
+    }
+    change.delete_table(ROWS).expect("it is there");
+    set_format(change, 1);
+}
+
+/// The format's number under its checksum.
+fn set_format(change: &redb::WriteTransaction, format: u64) {
+    let mut hash = maelstrom::hash::Hash64::default();
+    hash.bytes(b"format");
+    hash.bytes(&format.to_le_bytes());
+    let sealed = [hash.finish().to_le_bytes(), format.to_le_bytes()].concat();
+    change.open_table(META).expect("meta").insert("format", &sealed[..]).expect("an insert");
 }
 
 const WHOLE: usize = 120;

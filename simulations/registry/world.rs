@@ -513,8 +513,8 @@ impl World {
             if !registry.registers().eq(first.registers()) {
                 return Err("equal roots, other rows".to_owned());
             }
-            let durable = machine.disk.rows.iter().map(|(key, register)| (key.clone(), register));
-            if !durable.eq(registry.registers()) {
+            let rows: BTreeMap<_, _> = registry.registers().collect();
+            if !machine.disk.rows.iter().eq(rows) {
                 return Err(format!("host {host}: the disk has other rows than the memory"));
             }
         }

@@ -113,7 +113,8 @@ impl World {
 
     fn restart(&mut self) {
         let node = self.node();
-        let rows: Vec<_> = self.nodes[node].registers().map(|(key, register)| (key, register.clone())).collect();
+        let rows: Vec<_> =
+            self.nodes[node].registers().map(|(key, register)| (key.clone(), register.clone())).collect();
         let hlc = self.nodes[node].hlc();
         self.nodes[node] = Registry::restore(NodeId(node as u64), hlc, rows);
         // The wall clock steps, in either direction.
@@ -124,7 +125,7 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..2 {
             for from in 0..NODES {
-                let rows: Vec<_> = self.nodes[from].registers().map(|(key, row)| (key, row.clone())).collect();
+                let rows: Vec<_> = self.nodes[from].registers().map(|(key, row)| (key.clone(), row.clone())).collect();
                 for to in 0..NODES {
                     for (key, register) in &rows {
                         let wall = self.wall(to);

@@ -4,14 +4,13 @@
 //! Knows no kind of row by name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::crdt::clock::{Ahead, Clock, Hlc};
 use crate::crdt::context::Context;
 use crate::crdt::row::{Dot, Key, KeyError, Kind, ROW_MAX, Register, Row, RowError, Version};
-use crate::crdt::tree::Tree;
+use crate::crdt::tree::{Place, Tree};
 use crate::id::NodeId;
 use crate::time::Wall;
 
@@ -147,6 +146,12 @@ struct Entry {
     digest: u64,
 }
 
+impl Entry {
+    fn new(key: &Key, register: Register) -> Self {
+        Self { digest: register.digest(key.kind(), key.name()), register }
+    }
+}
+
 /// The shared rows of one node.
 ///
 /// Invariants: the tree sums the digests of all entries; the clock is at or after every dot in them; a write that the
@@ -155,7 +160,7 @@ struct Entry {
 pub struct Registry {
     node: NodeId,
     clock: Clock,
-    kinds: BTreeMap<Kind, BTreeMap<Arc<str>, Entry>>,
+    rows: BTreeMap<Place, Entry>,
     tree: Tree,
     context: Context,
     held: BTreeMap<Key, (Register, Wall)>,
@@ -163,24 +168,28 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The registry of a node as it was made durable: its high-water mark and its registers, in any order. Two
-    /// registers of one key are merged.
+    /// The registry of a node as it was made durable: its high-water mark and its registers, in any order; fastest in
+    /// that of their places. Two registers of one key are merged.
     pub fn restore(node: NodeId, high_water: Hlc, rows: impl IntoIterator<Item = (Key, Register)>) -> Self {
-        let mut registry = Self {
-            node,
-            clock: Clock::new(high_water),
-            kinds: BTreeMap::new(),
-            tree: Tree::default(),
-            context: Context::default(),
-            held: BTreeMap::new(),
-            held_weight: 0,
-        };
-        for (key, register) in rows {
-            registry.clock.restore(register.latest());
-            let register = registry.register(&key).map_or_else(|| register.clone(), |known| known.merge(&register));
-            registry.set(&key, Some(register));
-        }
-        registry
+        let mut clock = Clock::new(high_water);
+        let rows = rows.into_iter().inspect(|(_, register)| clock.restore(register.latest()));
+        let mut all: Vec<(Place, Register)> = rows.map(|(key, register)| (key.into(), register)).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all.dedup_by(|again, first| {
+            let is_same = again.0 == first.0;
+            if is_same {
+                first.1 = first.1.merge(&again.1);
+            }
+            is_same
+        });
+        let mut tree = Tree::default();
+        let rows = all.into_iter().map(|(place, register)| {
+            let entry = Entry::new(&place.key, register);
+            tree.change(place.hash, None, Some(entry.digest));
+            (place, entry)
+        });
+        let rows = rows.collect();
+        Self { node, clock, rows, tree, context: Context::default(), held: BTreeMap::new(), held_weight: 0 }
     }
 
     /// Writes one row in a format that its kind's owner knows.
@@ -238,7 +247,7 @@ impl Registry {
         let mut undo = Vec::with_capacity(after.len());
         for (key, register) in after {
             let version = register.version();
-            let before = self.set(&key, Some(register));
+            let before = self.set(key.clone().into(), Some(register));
             undo.push((key, before, version));
         }
         let version = last.and_then(|key| self.register(&key).map(Register::version));
@@ -250,7 +259,7 @@ impl Registry {
     pub fn undo(&mut self, written: Written) {
         for (key, before, version) in written.undo {
             if self.register(&key).map(Register::version) == Some(version) {
-                self.set(&key, before);
+                self.set(key.into(), before);
             }
         }
     }
@@ -281,7 +290,8 @@ impl Registry {
 
     /// Takes in a register that a peer sent. Order, loss and repetition do not matter.
     pub fn merge(&mut self, key: Key, remote: Register, now: Wall) -> Merged {
-        let known = self.register(&key);
+        let place = Place::from(key);
+        let known = self.rows.get(&place).map(|entry| &entry.register);
         if known == Some(&remote) {
             return Merged::Unchanged;
         }
@@ -296,9 +306,10 @@ impl Registry {
             Err(error) => return Merged::Refused(error),
         };
         if let Err(ahead) = self.clock.observe(remote.latest(), now) {
-            return self.hold(key, remote, ahead);
+            return self.hold(place.key, remote, ahead);
         }
-        self.set(&key, Some(merged));
+        let key = place.key.clone();
+        self.set(place, Some(merged));
         Merged::Changed(Change { key, encoded })
     }
 
@@ -344,39 +355,40 @@ impl Registry {
     /// The register of a row that is there: its winner is not a delete.
     #[must_use]
     pub fn get(&self, kind: Kind, name: &str) -> Option<&Register> {
-        self.kinds.get(&kind)?.get(name).map(|entry| &entry.register).filter(|register| register.winner().is_some())
+        let key = Key::new(kind, name).ok()?;
+        self.register(&key).filter(|register| register.winner().is_some())
     }
 
-    /// All rows of a kind that are there, in the order of their names.
+    /// All rows of a kind that are there, in the order of their names. Looks at every row of the registry.
     pub fn list(&self, kind: Kind) -> impl Iterator<Item = (&str, &Register)> {
-        let rows = self.kinds.get(&kind).into_iter().flatten();
-        let rows = rows.filter(|(_, entry)| entry.register.winner().is_some());
-        rows.map(|(name, entry)| (name.as_ref(), &entry.register))
+        let rows =
+            self.rows.iter().filter(|(place, entry)| place.key.kind() == kind && entry.register.winner().is_some());
+        let mut rows: Vec<(&str, &Register)> = rows.map(|(place, entry)| (place.key.name(), &entry.register)).collect();
+        rows.sort_unstable_by_key(|(name, _)| *name);
+        rows.into_iter()
     }
 
-    /// All keys that wait for somebody to settle them, in order; also those whose winner is a delete.
-    pub fn conflicts(&self) -> impl Iterator<Item = (Key, &Register)> {
+    /// All keys that wait for somebody to settle them; also those whose winner is a delete.
+    pub fn conflicts(&self) -> impl Iterator<Item = (&Key, &Register)> {
         self.registers().filter(|(_, register)| register.is_conflict())
     }
 
     /// The register of a key, deleted or not.
     #[must_use]
     pub fn register(&self, key: &Key) -> Option<&Register> {
-        self.kinds.get(&key.kind())?.get(key.name()).map(|entry| &entry.register)
+        self.rows.get(&Place::from(key.clone())).map(|entry| &entry.register)
     }
 
-    /// Every register, deleted ones included, in the order of keys: what replication compares and sends.
-    pub fn registers(&self) -> impl Iterator<Item = (Key, &Register)> {
-        self.kinds.iter().flat_map(|(kind, rows)| {
-            rows.iter().map(|(name, entry)| (Key::from_parts(*kind, Arc::clone(name)), &entry.register))
-        })
+    /// Every register, deleted ones included, in the order of places: what replication compares and sends.
+    pub fn registers(&self) -> impl Iterator<Item = (&Key, &Register)> {
+        self.rows.iter().map(|(place, entry)| (&place.key, &entry.register))
     }
 
     /// Forgets a key of which only deletes are left. True if it did. Only safe once every member has the delete.
     pub fn forget(&mut self, key: &Key) -> bool {
         let gone = self.register(key).is_some_and(Register::is_tombstone);
         if gone {
-            self.set(key, None);
+            self.set(key.clone().into(), None);
         }
         gone
     }
@@ -387,7 +399,7 @@ impl Registry {
         self.tree.root()
     }
 
-    /// The sums over parts of the key space, and the keys in the order of their hashes.
+    /// The sums over parts of the key space.
     #[must_use]
     pub fn tree(&self) -> &Tree {
         &self.tree
@@ -395,10 +407,8 @@ impl Registry {
 
     /// The keys whose hashes lie in a range, both ends included: hash, key, register and the register's digest.
     pub fn range(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, &Key, &Register, u64)> {
-        self.tree.range(from, to).filter_map(|(hash, key)| {
-            let entry = self.kinds.get(&key.kind())?.get(key.name())?;
-            Some((hash, key, &entry.register, entry.digest))
-        })
+        let start = self.rows.range(Place::first(from)..).take_while(move |(place, _)| place.hash <= to);
+        start.map(|(place, entry)| (place.hash, &place.key, &entry.register, entry.digest))
     }
 
     /// Whose rows these are.
@@ -438,24 +448,24 @@ impl Registry {
             return None;
         }
         let Some(left) = register.clone().without(|dot| gone.contains(&dot)) else {
-            self.set(key, None);
+            self.set(key.clone().into(), None);
             return Some(None);
         };
         let encoded = left.encode().ok()?.into();
-        self.set(key, Some(left));
+        self.set(key.clone().into(), Some(left));
         Some(Some(Change { key: key.clone(), encoded }))
     }
 
     /// How many keys it knows, deleted ones included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.kinds.values().map(BTreeMap::len).sum()
+        self.rows.len()
     }
 
     /// Whether it knows no key at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.kinds.is_empty()
+        self.rows.is_empty()
     }
 
     /// The clock's high-water mark, to be made durable together with whatever was merged.
@@ -465,17 +475,15 @@ impl Registry {
     }
 
     /// The one place that changes an entry, so that the tree never misses one. Gives the register that was there.
-    fn set(&mut self, key: &Key, register: Option<Register>) -> Option<Register> {
-        let rows = self.kinds.entry(key.kind()).or_default();
-        let digest = register.as_ref().map(|register| register.digest(key.kind(), key.name()));
-        let old = match register {
-            Some(register) => rows.insert(key.clone().into_name(), Entry { register, digest: digest.unwrap_or(0) }),
-            None => rows.remove(key.name()),
+    fn set(&mut self, place: Place, register: Option<Register>) -> Option<Register> {
+        let hash = place.hash;
+        let new = register.map(|register| Entry::new(&place.key, register));
+        let digest = new.as_ref().map(|new| new.digest);
+        let old = match new {
+            Some(new) => self.rows.insert(place, new),
+            None => self.rows.remove(&place),
         };
-        if rows.is_empty() {
-            self.kinds.remove(&key.kind());
-        }
-        self.tree.change(key, old.as_ref().map(|old| old.digest), digest);
+        self.tree.change(hash, old.as_ref().map(|old| old.digest), digest);
         old.map(|old| old.register)
     }
 }

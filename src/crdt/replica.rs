@@ -18,6 +18,7 @@ use bytes::Bytes;
 use crate::crdt::clock::Hlc;
 use crate::crdt::registry::{Change, PutError, Registry, Write, Written};
 use crate::crdt::row::{Key, Register};
+use crate::crdt::tree::Place;
 use crate::id::NodeId;
 use crate::rng::Rng;
 use crate::time::{Mono, Now, Wall};
@@ -115,7 +116,8 @@ pub struct Replica {
     recent: Recent,
     out: VecDeque<(NodeId, Bytes)>,
     out_bytes: usize,
-    dirty: BTreeMap<Key, Bytes>,
+    /// What waits to be committed, in the order that the store writes fastest.
+    dirty: BTreeMap<Place, Bytes>,
     forgotten: BTreeSet<Key>,
     is_save_due: bool,
     synced: Wall,
@@ -177,7 +179,7 @@ impl Replica {
         let written = self.registry.write(batch, now)?;
         for change in &written.changed {
             // A merge that still waits to be committed must not put the older bytes over this.
-            if let Some(waiting) = self.dirty.get_mut(&change.key) {
+            if let Some(waiting) = self.dirty.get_mut(&Place::from(change.key.clone())) {
                 *waiting = change.encoded.clone();
             }
             self.forgotten.remove(&change.key);
@@ -192,11 +194,11 @@ impl Replica {
         for key in keys {
             match self.registry.register(&key).map(Register::encode) {
                 Some(Ok(bytes)) => {
-                    self.dirty.entry(key).and_modify(|waiting| *waiting = bytes.into());
+                    self.dirty.entry(key.into()).and_modify(|waiting| *waiting = bytes.into());
                 }
                 // It had been forgotten here, and the store may still have it.
                 None => {
-                    self.dirty.remove(&key);
+                    self.dirty.remove(&Place::from(key.clone()));
                     self.forgotten.insert(key);
                 }
                 Some(Err(_)) => {}
@@ -359,7 +361,7 @@ impl Replica {
     pub fn poll_output(&mut self) -> Option<Output> {
         if !self.dirty.is_empty() || !self.forgotten.is_empty() || self.is_save_due {
             let changes = std::mem::take(&mut self.dirty).into_iter();
-            let changes = changes.map(|(key, encoded)| Change { key, encoded }).collect();
+            let changes = changes.map(|(place, encoded)| Change { key: place.key, encoded }).collect();
             let forgotten = std::mem::take(&mut self.forgotten).into_iter().collect();
             let saved = std::mem::take(&mut self.is_save_due);
             let saved = saved.then(|| Saved { synced: self.synced(), context: self.registry.context().clone() });

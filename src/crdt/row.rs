@@ -94,11 +94,6 @@ impl Key {
         }
     }
 
-    /// For a name that was taken out of a key.
-    pub(crate) fn from_parts(kind: Kind, name: Arc<str>) -> Self {
-        Self { kind, name }
-    }
-
     /// Sorts before every key; is none itself.
     pub(crate) fn least() -> Self {
         Self { kind: Kind(0), name: "".into() }
@@ -114,11 +109,6 @@ impl Key {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// The name, shared.
-    pub(crate) fn into_name(self) -> Arc<str> {
-        self.name
     }
 
     /// The bytes for disk and wire, which sort like the key itself.
@@ -227,9 +217,9 @@ impl FromStr for Version {
 
 /// All that is known of one key.
 ///
-/// Invariant: 1 to [`SIBLINGS_MAX`] siblings, greatest dot first, none of which had seen another.
+/// Cheap to clone. Invariant: 1 to [`SIBLINGS_MAX`] siblings, greatest dot first, none of which had seen another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Register(Box<[Sibling]>);
+pub struct Register(Arc<[Sibling]>);
 
 impl Register {
     /// The register after a write whose writer had seen `before`. `at` must be later than all that is in `before`.
@@ -239,13 +229,13 @@ impl Register {
         clock.apply(crdts::Dot::new(dot.by, dot.at.0));
         let seen = clock.iter().filter(|seen| *seen.actor != dot.by);
         let seen = seen.map(|seen| Dot { at: Hlc(seen.counter), by: *seen.actor }).collect();
-        Self(Box::new([Sibling { dot, seen, row }]))
+        Self(Arc::new([Sibling { dot, seen, row }]))
     }
 
     /// One register out of two copies of the same key: what neither had seen replaced.
     #[must_use]
     pub fn merge(&self, other: &Self) -> Self {
-        let mut all: Vec<&Sibling> = self.0.iter().chain(&other.0).collect();
+        let mut all: Vec<&Sibling> = self.0.iter().chain(&*other.0).collect();
         // One order whoever merges with whom: among equal clocks the last one applied stays.
         all.sort_unstable();
         all.dedup();
@@ -315,13 +305,13 @@ impl Register {
         if !self.0.iter().any(|sibling| is_gone(sibling.dot)) {
             return Some(self);
         }
-        let left: Box<[Sibling]> = self.0.into_iter().filter(|sibling| !is_gone(sibling.dot)).collect();
+        let left: Arc<[Sibling]> = self.0.iter().filter(|sibling| !is_gone(sibling.dot)).cloned().collect();
         (!left.is_empty()).then_some(Self(left))
     }
 
     fn clock(&self) -> VClock<NodeId> {
         let mut clock = VClock::new();
-        for sibling in &self.0 {
+        for sibling in &*self.0 {
             clock.merge(sibling.clock());
         }
         clock
@@ -344,7 +334,7 @@ impl Register {
         let mut hash = Hash64::default();
         hash.word(u64::from(kind.0));
         hash.bytes(name.as_bytes());
-        for sibling in &self.0 {
+        for sibling in &*self.0 {
             hash.word(sibling.seen.len() as u64);
             for dot in sibling.dots() {
                 hash.word(dot.at.0);

@@ -149,7 +149,7 @@ impl Desk {
             component: source.component.to_string(),
             enabled: source.enabled,
             definition: source.to_doc(),
-            orphaned: !definitions.components.contains_key(&source.component),
+            orphaned: definitions.component(&source.component).is_none(),
             conflict: conflict(&entry.others, |doc| Source::parse(&source.name, doc).ok().map(|other| other.to_doc())),
             updated_at: rfc3339(entry.updated),
             next_at: None,
@@ -202,7 +202,7 @@ impl Desk {
         self.messages.send(Message::Total { reply }).await.map_err(|_| stopping())?;
         let totals = answer.await.map_err(|_| stopping())?;
         let reserved = u64::try_from(totals.reserved).unwrap_or(u64::MAX);
-        let components = self.catalog.read().components.len();
+        let components = self.catalog.read().names().len();
         let age_ms = Clock::wall().0.saturating_sub(self.started.0);
         Ok(NodeView {
             id: self.node.to_string(),
@@ -279,7 +279,7 @@ impl Desk {
 
     fn unknown_component(&self, name: &ComponentName) -> ApiError {
         let definitions = self.catalog.read();
-        ApiError::not_found("component", name.as_str(), definitions.components.keys().map(ComponentName::as_str))
+        ApiError::not_found("component", name.as_str(), definitions.names().map(ComponentName::as_str))
     }
 }
 
@@ -380,7 +380,7 @@ impl Control for Desk {
     ) -> BoxFuture<'_, Result<PutAnswer, ApiError>> {
         Box::pin(async move {
             let new = Component::parse(&name, &doc).map_err(|invalid| ApiError::fields("the definition", invalid))?;
-            would(name.as_str(), &new, self.catalog.read().components.get(&name), &expect)
+            would(name.as_str(), &new, self.catalog.read().component(&name).map(|entry| &**entry), &expect)
         })
     }
 
@@ -388,7 +388,7 @@ impl Control for Desk {
         Box::pin(async move {
             let status = self.look(Some(name.clone())).await?.pop().unwrap_or_else(|| nothing(&name));
             let definitions = self.catalog.read();
-            match definitions.components.get(&name) {
+            match definitions.component(&name) {
                 Some(entry) => Ok(self.component_view(&definitions, entry, &status)),
                 None => {
                     drop(definitions);
@@ -403,7 +403,7 @@ impl Control for Desk {
             let statuses = self.look(None).await?.into_iter();
             let statuses: BTreeMap<_, _> = statuses.map(|status| (status.component.clone(), status)).collect();
             let definitions = self.catalog.read();
-            let views = definitions.components.values().map(|entry| {
+            let views = definitions.components().map(|entry| {
                 let name = &entry.value.name;
                 let none = nothing(name);
                 self.component_view(&definitions, entry, statuses.get(name).unwrap_or(&none))
@@ -508,7 +508,7 @@ impl Control for Desk {
     fn list_instances(&self, component: Option<ComponentName>) -> BoxFuture<'_, Result<List<InstanceView>, ApiError>> {
         Box::pin(async move {
             if let Some(name) = &component
-                && !self.catalog.read().components.contains_key(name)
+                && self.catalog.read().component(name).is_none()
             {
                 return Err(self.unknown_component(name));
             }
@@ -523,7 +523,7 @@ impl Control for Desk {
         query: LogQuery,
     ) -> BoxFuture<'_, Result<mpsc::Receiver<LogLine>, ApiError>> {
         Box::pin(async move {
-            let known = self.catalog.read().components.contains_key(&component);
+            let known = self.catalog.read().component(&component).is_some();
             let tail = usize::try_from(query.tail).unwrap_or(usize::MAX);
             let logs = Arc::clone(&self.logs);
             let (name, instance) = (component.clone(), query.instance.clone());

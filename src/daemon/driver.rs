@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::catalog::Catalog;
 use super::clock::Clock;
 use super::keeper::{Keeper, Order, Workshop};
 use crate::activation::queue::Waiter;
@@ -25,6 +26,8 @@ pub(crate) const MESSAGES: usize = 16_384;
 pub(crate) enum Message {
     /// A fact.
     Input(Input),
+    /// Components of which the catalog says something new.
+    Changed(Vec<ComponentName>),
     /// An event wants a slot.
     Wait { component: ComponentName, waiter: Waiter, reply: Reply },
     /// Somebody wants to see a component (or all of them).
@@ -53,6 +56,7 @@ pub(crate) struct Status {
 /// The loop's state.
 pub(crate) struct Driver {
     node: Node,
+    catalog: Arc<Catalog>,
     clock: Clock,
     messages: mpsc::Receiver<Message>,
     missed: Arc<AtomicBool>,
@@ -64,12 +68,13 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(
         node: Node,
+        catalog: Arc<Catalog>,
         clock: Clock,
         messages: mpsc::Receiver<Message>,
         missed: Arc<AtomicBool>,
         workshop: Arc<Workshop>,
     ) -> Self {
-        Self { node, clock, messages, missed, workshop, keepers: BTreeMap::new(), replies: BTreeMap::new() }
+        Self { node, catalog, clock, messages, missed, workshop, keepers: BTreeMap::new(), replies: BTreeMap::new() }
     }
 
     /// Runs until [`Message::Leave`].
@@ -101,7 +106,9 @@ impl Driver {
         let now = self.clock.now();
         match message {
             Message::Input(input) => self.node.handle(input, now),
+            Message::Changed(components) => components.into_iter().for_each(|component| self.update(component, false)),
             Message::Wait { component, waiter, reply } => {
+                self.meet(&component);
                 self.replies.insert(waiter.ticket, reply);
                 self.node.handle(Input::Component(component, Fact::Wait(waiter)), now);
             }
@@ -118,6 +125,9 @@ impl Driver {
             }
             Message::Load { inputs, done } => {
                 for input in inputs {
+                    if let Input::Found { id, .. } = &input {
+                        self.meet(&id.component());
+                    }
                     self.node.handle(input, now);
                 }
                 self.node.settle_all(now);
@@ -125,6 +135,23 @@ impl Driver {
             }
             Message::StopAll { done } => self.stop_all(done),
             Message::Leave => {}
+        }
+    }
+
+    /// Lets the node know a component that somebody asks for. It knows those that were asked for before, and those of
+    /// which it keeps instances.
+    fn meet(&mut self, component: &ComponentName) {
+        if self.node.get(component).is_none() {
+            self.update(component.clone(), true);
+        }
+    }
+
+    /// Tells the node what the catalog says of a component, if it is or becomes its concern.
+    fn update(&mut self, component: ComponentName, is_concern: bool) {
+        let is_known = self.node.get(&component).is_some();
+        let fact = self.catalog.read().fact(&component, is_concern || is_known);
+        if let Some(fact) = fact {
+            self.node.handle(Input::Component(component, fact), self.clock.now());
         }
     }
 

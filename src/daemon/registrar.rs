@@ -12,15 +12,13 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::catalog::{Catalog, Definition, Definitions, FEW, beside, fingerprint, on_all_cores, row};
+use super::catalog::{Catalog, Definition, FEW, beside, on_all_cores, row};
 use super::clock::Clock;
 use super::driver::Message;
-use crate::activation::Fact;
 use crate::crdt::replica::{Lag, Output, Replica};
 use crate::crdt::{Change, Expect, Hlc, Key, Kind, PutError, Registry, Row, Version, Write, Written};
 use crate::id::{ComponentName, NodeId, SourceName};
 use crate::model::{Component, Invalid, Source, suggest};
-use crate::node::Input;
 use crate::router::table::conflict;
 use crate::store::{Store, StoreError};
 use crate::time::Mono;
@@ -343,13 +341,13 @@ impl Desk {
         let writes = match edit {
             Edit::PutComponent { name, doc, expect } => {
                 let component = Component::parse(&name, &doc).map_err(EditError::Invalid)?;
-                edited.created = !self.catalog.read().components.contains_key(&name);
+                edited.created = self.catalog.read().component(&name).is_none();
                 vec![Write { key: key(Kind::COMPONENT, name.as_str())?, row: Some(row(&component.to_doc())), expect }]
             }
             Edit::RemoveComponent { name, expect } => {
                 let definitions = self.catalog.read();
-                if !definitions.components.contains_key(&name) {
-                    return Err(missing("component", name.as_str(), definitions.components.keys().map(|n| n.as_str())));
+                if definitions.component(&name).is_none() {
+                    return Err(missing("component", name.as_str(), definitions.names().map(|n| n.as_str())));
                 }
                 let sources = definitions.sources.values().filter(|source| source.value.component == name);
                 edited.sources = sources.map(|source| source.value.name.clone()).collect();
@@ -412,8 +410,8 @@ impl Desk {
 
     fn check_source(&self, source: &Source) -> Result<Vec<String>, EditError> {
         let definitions = self.catalog.read();
-        if !definitions.components.contains_key(&source.component) {
-            let names = definitions.components.keys().map(|n| n.as_str());
+        if definitions.component(&source.component).is_none() {
+            let names = definitions.names().map(|n| n.as_str());
             return Err(missing("component", source.component.as_str(), names));
         }
         if let Some(other) = conflict(source, definitions.sources.values().map(|entry| &*entry.value)) {
@@ -443,29 +441,24 @@ impl Desk {
             .inspect(|key| tracing::debug!(component = key.name(), "in effect here"))
             .filter_map(|key| key.name().parse().ok())
             .collect();
-        let facts = {
-            let definitions = self.catalog.read();
-            let definitions = &*definitions;
-            on_all_cores(&components, |name| match definitions.components.get(name) {
-                Some(entry) => Fact::Define(Arc::clone(&entry.value), fingerprint(&entry.value)),
-                None => Fact::Remove,
-            })
-        };
-        for (name, fact) in components.into_iter().zip(facts) {
+        if !components.is_empty() {
             // Closed means that the daemon is leaving; the change is durable and the next start acts on it.
-            let _ = self.messages.blocking_send(Message::Input(Input::Component(name, fact)));
+            let _ = self.messages.blocking_send(Message::Changed(components));
         }
     }
 
     fn take_back(&mut self, pending: Vec<Pending>, error: &StoreError) {
         tracing::error!(%error, "changes could not be made durable");
-        let mut replies = Vec::new();
+        let (mut replies, mut keys) = (Vec::new(), Vec::new());
         for (reply, _, written) in pending.into_iter().rev() {
+            keys.extend(written.changed.iter().map(|change| change.key.clone()));
             self.replica.undo(written);
             replies.push(reply);
         }
-        let definitions = Definitions::of(self.replica.registry());
-        self.catalog.change(|all| *all = definitions);
+        // Who asked for a component in between has seen what is not there now.
+        let keys: Vec<&Key> = keys.iter().collect();
+        self.define(read(self.replica.registry(), &keys));
+        self.show(&keys);
         for reply in replies {
             let _ = reply.send(Err(EditError::Disk(error.to_string())));
         }
@@ -495,7 +488,7 @@ fn keep(
 
 /// What keys define by their registers.
 fn read(registry: &Registry, keys: &[&Key]) -> Vec<Definition> {
-    on_all_cores(keys, |key| Definition::read(registry, key))
+    on_all_cores(keys, |key| Definition::new(key, registry.register(key)))
 }
 
 fn acknowledge(pending: Vec<Pending>) {

@@ -5,11 +5,12 @@
 use std::io;
 use std::path::Path;
 
-use redb::{Builder, Database, ReadableTable, Table, TableDefinition};
+use redb::{Builder, Database, ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use crate::crdt::clock::Hlc;
 use crate::crdt::registry::Change;
 use crate::crdt::row::{Key, Register};
+use crate::crdt::tree;
 use crate::hash::Hash64;
 use crate::id::{ClusterId, NodeId};
 use crate::store::error::StoreError;
@@ -19,8 +20,10 @@ type Bytes = &'static [u8];
 
 /// Format, ids, epoch, clock, each a sealed number; and the notes of others, sealed, as `note/<name>`.
 const META: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("meta");
-/// Key bytes to sealed register.
-const ROWS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("rows");
+/// The bytes of a place to a sealed register.
+const ROWS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("placed");
+/// The same by the bytes of keys, as format 1 had it.
+const ROWS_1: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("rows");
 /// Rows that could not be read, exactly as they were.
 const ASIDE: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("quarantine");
 
@@ -104,13 +107,18 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Loaded, Failure> 
         let epoch = number(&meta, "epoch")?.saturating_add(1);
         set_number(&mut meta, "epoch", epoch)?;
         let mut rows = change.open_table(ROWS)?;
+        if format == 1 {
+            take_over(&change, &mut rows)?;
+            set_number(&mut meta, "format", FORMAT)?;
+        }
         let (registers, damaged) = read_rows(&rows)?;
         let mut aside = change.open_table(ASIDE)?;
         let mut quarantined = Vec::new();
-        for (key, value, why) in damaged {
-            aside.insert(&key[..], &value[..])?;
-            rows.remove(&key[..])?;
-            let key = Key::from_bytes(&key).map_or_else(|_| format!("{key:02x?}"), |key| key.to_string());
+        for (place, value, why) in damaged {
+            aside.insert(&place[..], &value[..])?;
+            rows.remove(&place[..])?;
+            let key = place.get(size_of::<u64>()..).and_then(|key| Key::from_bytes(key).ok());
+            let key = key.map_or_else(|| format!("{place:02x?}"), |key| key.to_string());
             quarantined.push(Quarantined { key, why });
         }
         Loaded {
@@ -127,35 +135,63 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Loaded, Failure> 
     Ok(loaded)
 }
 
-/// Rows that are sound, and of the others key, value and what is wrong.
+/// Moves the rows of a file of format 1, unread: they are checked after that as all others are.
+fn take_over(change: &WriteTransaction, rows: &mut Table<'_, Bytes, Bytes>) -> Result<(), Failure> {
+    let mut all = Vec::new();
+    for entry in change.open_table(ROWS_1)?.iter()? {
+        let (key, value) = entry?;
+        all.push((place_of(key.value()), value.value().to_vec()));
+    }
+    all.sort();
+    for (place, value) in all {
+        rows.insert(&place[..], &value[..])?;
+    }
+    change.delete_table(ROWS_1)?;
+    Ok(())
+}
+
+/// Rows that are sound, and of the others place, value and what is wrong.
 type Read = (Vec<(Key, Register)>, Vec<(Vec<u8>, Vec<u8>, String)>);
 
 fn read_rows(rows: &Table<'_, Bytes, Bytes>) -> Result<Read, Failure> {
     let (mut registers, mut damaged) = (Vec::new(), Vec::new());
     for entry in rows.iter()? {
-        let (key, value) = entry?;
-        match read_row(key.value(), value.value()) {
+        let (place, value) = entry?;
+        match read_row(place.value(), value.value()) {
             Ok(row) => registers.push(row),
-            Err(why) => damaged.push((key.value().to_vec(), value.value().to_vec(), why)),
+            Err(why) => damaged.push((place.value().to_vec(), value.value().to_vec(), why)),
         }
     }
     Ok((registers, damaged))
 }
 
-fn read_row(key: &[u8], value: &[u8]) -> Result<(Key, Register), String> {
+fn read_row(place: &[u8], value: &[u8]) -> Result<(Key, Register), String> {
+    let (hash, key) = place.split_first_chunk::<8>().ok_or("its key is cut short")?;
     let bytes = unseal(key, value).ok_or("its checksum is wrong")?;
     let key = Key::from_bytes(key).map_err(|error| error.to_string())?;
+    if *hash != tree::place(key.kind(), key.name()).to_be_bytes() {
+        return Err("it stands in the place of another".to_owned());
+    }
     Ok((key, Register::decode(bytes).map_err(|error| error.to_string())?))
+}
+
+/// The bytes under which a row is filed, which sort as places do. Bytes that are no key get a place too, and are found
+/// out when they are read.
+fn place_of(key: &[u8]) -> Vec<u8> {
+    let hash = Key::from_bytes(key).map_or(0, |key| tree::place(key.kind(), key.name()));
+    [&hash.to_be_bytes(), key].concat()
 }
 
 /// Writes registers and the high-water mark; durable when it returns.
 pub(super) fn commit(database: &Database, changes: &[Change], hlc: Hlc) -> Result<(), Failure> {
+    // Of two changes of one key the later stays: the order of equal places is kept.
+    let mut sorted: Vec<_> = changes.iter().map(|change| (place_of(&change.key.to_bytes()), change)).collect();
+    sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
     let change = database.begin_write()?;
     {
         let mut rows = change.open_table(ROWS)?;
-        for Change { key, encoded } in changes {
-            let key = key.to_bytes();
-            rows.insert(&key[..], &seal(&key, encoded)[..])?;
+        for (place, Change { key, encoded }) in sorted {
+            rows.insert(&place[..], &seal(&key.to_bytes(), encoded)[..])?;
         }
         let mut meta = change.open_table(META)?;
         // Callers gather changes of several writes; the mark must not go back if they come out of order.
@@ -171,7 +207,7 @@ pub(super) fn forget(database: &Database, keys: &[Key]) -> Result<(), Failure> {
     {
         let mut rows = change.open_table(ROWS)?;
         for key in keys {
-            rows.remove(&key.to_bytes()[..])?;
+            rows.remove(&place_of(&key.to_bytes())[..])?;
         }
     }
     Ok(change.commit()?)

@@ -31,7 +31,7 @@ fn text(registry: &Registry, name: &str) -> Option<String> {
 fn sync(from: &Registry, to: &mut Registry, now: Wall) {
     for (key, register) in from.registers() {
         let bytes = register.encode().expect("a register");
-        to.merge(key, Register::decode(&bytes).expect("a register"), now);
+        to.merge(key.clone(), Register::decode(&bytes).expect("a register"), now);
     }
 }
 
@@ -161,7 +161,7 @@ fn a_put_at_the_same_time_as_a_delete_is_not_lost() {
 fn a_row_from_the_future_waits_until_the_clock_catches_up() {
     let (mut a, mut b) = (registry(1), registry(2));
     a.put(Kind::COMPONENT, "api", row("v1"), Expect::Any, Wall(NOW.0 + 2000)).expect("a put");
-    let (key, register) = a.registers().map(|(key, register)| (key, register.clone())).next().expect("one");
+    let (key, register) = a.registers().map(|(key, register)| (key.clone(), register.clone())).next().expect("one");
     let held = b.merge(key.clone(), register.clone(), NOW);
     assert_eq!(held, Merged::Held(Ahead { ahead_ms: 2000, due: Wall(NOW.0 + 1500) }));
     assert_eq!((text(&b, "api"), b.hlc(), b.held()), (None, Hlc::default(), 1));
@@ -188,7 +188,8 @@ fn rows_from_the_future_cannot_take_all_memory() {
 fn a_restarted_node_knows_the_same_and_writes_later() {
     let mut before = registry(1);
     put(&mut before, "api", "v1", Expect::Any).expect("a put");
-    let rows: Vec<(Key, Register)> = before.registers().map(|(key, register)| (key, register.clone())).collect();
+    let rows: Vec<(Key, Register)> =
+        before.registers().map(|(key, register)| (key.clone(), register.clone())).collect();
     let mut after = Registry::restore(NodeId(1), Hlc::default(), rows);
     assert_eq!(after.root(), before.root());
     after.put(Kind::COMPONENT, "api", row("v2"), Expect::Any, Wall(0)).expect("a put with a clock that went back");

@@ -16,10 +16,10 @@ pub(super) fn digests(registry: &Registry, session: u64, groups: &[u64]) -> Byte
         mask |= u64::from(*ours != theirs) << group;
     }
     // One side is empty: there is nothing to compare below.
-    let is_whole = groups.is_empty() || tree.is_empty();
+    let is_whole = groups.is_empty() || registry.is_empty();
     let differing = (0..FAN).filter(|group| !is_whole && mask & (1 << group) != 0);
     let buckets = pack(differing.flat_map(|group| tree.buckets(group).iter().copied()));
-    let rows = tree.len() as u64;
+    let rows = registry.len() as u64;
     Frame::Digests { session, rows, context: context_out(registry.context()), mask, buckets }.encode()
 }
 

@@ -3,6 +3,7 @@
 
 use crate::crdt::replica::{Collect, Replica};
 use crate::crdt::row::Key;
+use crate::crdt::tree::Place;
 
 /// How many keys are forgotten at a time, so that one commit stays short; the rest go in the next round.
 const AT_ONCE: usize = 10_000;
@@ -18,11 +19,11 @@ impl Replica {
                 && register.latest().wall().0 <= before
                 && (!is_proven || register.is_covered(context))
         });
-        let ripe: Vec<Key> = ripe.take(AT_ONCE).map(|(key, _)| key).collect();
+        let ripe: Vec<Key> = ripe.take(AT_ONCE).map(|(key, _)| key.clone()).collect();
         for key in ripe {
             if self.registry.forget(&key) {
                 self.stats.collected += 1;
-                self.dirty.remove(&key);
+                self.dirty.remove(&Place::from(key.clone()));
                 self.forgotten.insert(key);
                 self.is_save_due = true;
             }

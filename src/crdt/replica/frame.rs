@@ -28,6 +28,9 @@ pub(super) const RANGES_MAX: usize = FAN * FAN;
 /// how the last row of a chunk may overshoot, and 256 KiB for what stands around them.
 pub const FRAME_MAX: usize = (1 << 20) + REGISTER_MAX + KEY_MAX + (256 << 10);
 
+/// Room for what stands around the rows of a frame, in bytes: some numbers.
+const AROUND: usize = 64;
+
 /// Why bytes are not a frame. Nothing was changed; whoever sent them is broken or newer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadFrame {
@@ -92,7 +95,11 @@ pub(super) enum Frame {
 impl Frame {
     /// The frame as bytes. Every frame that is made here can be encoded.
     pub(super) fn encode(&self) -> Bytes {
-        wire::encode(self).unwrap_or_default().into()
+        let rows = match self {
+            Self::Push { rows, .. } | Self::Rows { rows, .. } => rows.0.len(),
+            Self::Root { .. } | Self::Ask { .. } | Self::Digests { .. } | Self::Want { .. } => 0,
+        };
+        wire::encode_sized(self, rows + AROUND).unwrap_or_default().into()
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadFrame> {

@@ -76,9 +76,10 @@ impl Pull {
         self.context = context;
         self.rows = rows.into();
         if rows == 0 {
-            // Nothing to fetch; but it may have seen all that we have go.
-            let ours: Vec<u64> = registry.range(0, u64::MAX).map(|(hash, ..)| hash).collect();
-            self.miss(registry, ours.into_iter());
+            // Nothing to fetch; but it may have seen all that we have go. Not so a node that is new.
+            if self.context.as_ref().is_some_and(|context| !context.is_empty()) {
+                registry.registers().for_each(|(key, register)| self.note(key, Some(register), None));
+            }
             return true;
         }
         let mut theirs = unpack(sums);

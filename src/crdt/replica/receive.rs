@@ -5,6 +5,7 @@ use crate::crdt::registry::Merged;
 use crate::crdt::replica::frame::{BadFrame, Blob, Frame, RowsIn, add_row, context_in, pairs, unpack};
 use crate::crdt::replica::{Replica, answer};
 use crate::crdt::row::{Key, Register};
+use crate::crdt::tree::Place;
 use crate::id::NodeId;
 use crate::time::Now;
 
@@ -178,10 +179,10 @@ impl Replica {
                 match self.registry.drop_values(&key, &gone) {
                     Some(Some(change)) => {
                         self.forgotten.remove(&change.key);
-                        self.dirty.insert(change.key, change.encoded);
+                        self.dirty.insert(change.key.into(), change.encoded);
                     }
                     Some(None) => {
-                        self.dirty.remove(&key);
+                        self.dirty.remove(&Place::from(key.clone()));
                         self.forgotten.insert(key);
                     }
                     None => continue,
@@ -212,7 +213,7 @@ impl Replica {
             Merged::Changed(change) => {
                 self.stats.rows_taken += 1;
                 self.forgotten.remove(&change.key);
-                self.dirty.insert(change.key, change.encoded);
+                self.dirty.insert(change.key.into(), change.encoded);
                 if let Some(pull) = self.pull.as_mut().filter(|_| by_pull) {
                     pull.has_changed = true;
                 }
@@ -239,7 +240,7 @@ impl Replica {
                 pull.disturb(register, self.registry.context());
             }
             self.forgotten.remove(&change.key);
-            self.dirty.insert(change.key, change.encoded);
+            self.dirty.insert(change.key.into(), change.encoded);
         }
     }
 

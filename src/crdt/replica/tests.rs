@@ -230,7 +230,7 @@ fn a_node_that_was_away_for_longer_than_deletes_are_kept_loses_its_old_rows_and_
     cluster.cut.clear();
     cluster.run_for(Duration::from_secs(60));
     assert!(cluster.is_equal());
-    let rows: Vec<Key> = cluster.nodes[0].registry.registers().map(|(key, _)| key).collect();
+    let rows: Vec<Key> = cluster.nodes[0].registry.registers().map(|(key, _)| key.clone()).collect();
     assert_eq!(rows, [key("unseen")]);
 }
 

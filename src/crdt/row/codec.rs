@@ -89,7 +89,7 @@ impl Register {
     /// If it would be longer than [`REGISTER_MAX`], which takes some thousand writers of one key.
     pub fn encode(&self) -> Result<Vec<u8>, RowError> {
         let siblings: Vec<WireSibling> = self.0.iter().map(to_wire).collect();
-        let bytes = wire::encode(&siblings)?;
+        let bytes = wire::encode_sized(&siblings, self.weight())?;
         if bytes.len() > REGISTER_MAX {
             return Err(WireError::TooLong { found: bytes.len(), limit: REGISTER_MAX }.into());
         }
@@ -105,7 +105,7 @@ impl Register {
         if siblings.is_empty() || siblings.len() > SIBLINGS_MAX {
             return Err(RowError::Invalid("it must have 1 to 8 values"));
         }
-        let siblings = siblings.into_iter().map(from_wire).collect::<Result<Box<[_]>, _>>()?;
+        let siblings = siblings.into_iter().map(from_wire).collect::<Result<Arc<[_]>, _>>()?;
         if !siblings.is_sorted_by(|a, b| a.dot > b.dot) {
             return Err(RowError::Invalid("its values are not in order"));
         }
