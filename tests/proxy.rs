@@ -676,6 +676,21 @@ async fn a_shutdown_lets_requests_end_and_closes_what_rests() {
 }
 
 #[tokio::test]
+async fn connections_that_were_opened_ahead_and_say_nothing_do_not_hold_up_a_drain() {
+    let hour = Duration::from_secs(3600);
+    let options = Options { head_timeout: hour, drain: hour, ..Options::default() };
+    let mut rig = Rig::with(component(), options, &[]).await;
+    let mut silent = [rig.connect().await, rig.connect().await];
+    let source = rig.source.take().expect("a listener");
+    eventually("both are taken in", || source.stats().connections.load(Ordering::Relaxed) == 2).await;
+    rig.shutdown.cancel();
+    tokio::time::timeout(PATIENCE, source.drained()).await.expect("it drains");
+    for silent in &mut silent {
+        assert_eq!(silent.rest().await, "");
+    }
+}
+
+#[tokio::test]
 async fn what_does_not_end_within_the_drain_is_closed() {
     let (instance, _) = honest().await;
     let options = Options { drain: Duration::from_millis(200), ..Options::default() };

@@ -9,18 +9,32 @@
 )]
 #![allow(missing_docs, unreachable_pub, reason = "shared by tests only")]
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The longest wait for anything here.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The ports that were given out. Tests of one process run side by side, and the system may give one out twice.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+fn fresh(mut draw: impl FnMut() -> std::io::Result<SocketAddr>) -> u16 {
+    loop {
+        let port = draw().expect("a free port").port();
+        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+            return port;
+        }
+    }
+}
+
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    fresh(|| TcpListener::bind("127.0.0.1:0")?.local_addr())
 }
 
 /// Where a daemon listens on loopback.
@@ -34,9 +48,24 @@ pub struct Ports {
 
 impl Ports {
     pub fn free() -> Self {
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0");
-        let peer = socket.and_then(|socket| socket.local_addr()).expect("a free UDP port").port();
+        let peer = fresh(|| UdpSocket::bind("127.0.0.1:0")?.local_addr());
         Self { http: free_port(), api: free_port(), peer }
+    }
+}
+
+/// Where a daemon runs.
+#[derive(Debug, Clone)]
+pub struct Site {
+    pub ports: Ports,
+    /// Where other nodes reach it, UDP and HTTP.
+    pub host: IpAddr,
+    /// The network namespace, if not that of the test. The API is then asked over its unix socket.
+    pub netns: Option<String>,
+}
+
+impl From<Ports> for Site {
+    fn from(ports: Ports) -> Self {
+        Self { ports, host: Ipv4Addr::LOCALHOST.into(), netns: None }
     }
 }
 
@@ -44,9 +73,12 @@ impl Ports {
 pub struct Daemon {
     child: Child,
     pub ports: Ports,
+    /// Where other nodes reach it.
+    pub peer: SocketAddr,
     pub http: SocketAddr,
     pub api: SocketAddr,
     pub dir: PathBuf,
+    pub site: Site,
 }
 
 impl Daemon {
@@ -59,23 +91,52 @@ impl Daemon {
         Self::start_at(dir, runtime, Ports::free(), more)
     }
 
-    pub fn start_at(dir: PathBuf, runtime: &str, ports: Ports, more: &[&str]) -> Self {
-        std::fs::create_dir_all(&dir).expect("a data directory");
-        let child = Self::command(&dir, runtime, ports).args(more).spawn().expect("maelstromd starts");
-        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let daemon = Self { child, ports, http: address(ports.http), api: address(ports.api), dir };
-        daemon.until("the daemon answers", || {
-            TcpStream::connect(daemon.api).is_ok() && TcpStream::connect(daemon.http).is_ok()
-        });
+    pub fn start_at(dir: PathBuf, runtime: &str, site: impl Into<Site>, more: &[&str]) -> Self {
+        let daemon = Self::spawn(dir, runtime, site, more);
+        daemon.until("the daemon answers", || daemon.answers());
         daemon
     }
 
-    pub fn command(dir: &std::path::Path, runtime: &str, ports: Ports) -> Command {
+    /// The same without waiting until it answers.
+    pub fn spawn(dir: PathBuf, runtime: &str, site: impl Into<Site>, more: &[&str]) -> Self {
+        let site = site.into();
+        std::fs::create_dir_all(&dir).expect("a data directory");
+        let child = Self::command(&dir, runtime, site.clone()).args(more).spawn().expect("maelstromd starts");
+        let Site { ports, host, .. } = site;
+        let api = (Ipv4Addr::LOCALHOST, ports.api).into();
+        let (http, peer) = ((host, ports.http).into(), (host, ports.peer).into());
+        Self { child, ports, peer, http, api, dir, site }
+    }
+
+    pub fn answers(&self) -> bool {
+        match self.site.netns {
+            Some(_) => UnixStream::connect(self.socket()).is_ok(),
+            None => TcpStream::connect(self.api).is_ok() && TcpStream::connect(self.http).is_ok(),
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("maelstrom.sock")
+    }
+
+    pub fn command(dir: &std::path::Path, runtime: &str, site: impl Into<Site>) -> Command {
+        let Site { ports, host, netns } = site.into();
         let log = std::fs::OpenOptions::new().append(true).create(true).open(dir.join("daemon.log"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_maelstromd"));
+        let binary = env!("CARGO_BIN_EXE_maelstromd");
+        let mut command = match netns {
+            // It becomes the daemon: one process, the child of the test.
+            Some(netns) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", &netns, binary]);
+                command
+            }
+            None => Command::new(binary),
+        };
         command.args(["serve", "--runtime", runtime, "--data-dir"]).arg(dir);
-        for (flag, port) in [("--http", ports.http), ("--api", ports.api), ("--peer", ports.peer)] {
-            command.args([flag, &format!("127.0.0.1:{port}")]);
+        let api = (Ipv4Addr::LOCALHOST, ports.api).into();
+        let addresses: [SocketAddr; 3] = [(host, ports.http).into(), api, (host, ports.peer).into()];
+        for (flag, address) in ["--http", "--api", "--peer"].into_iter().zip(addresses) {
+            command.args([flag, &address.to_string()]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("a log file"));
         command
@@ -116,6 +177,12 @@ impl Daemon {
         std::mem::take(&mut self.dir)
     }
 
+    /// Stops it in order. Gives the data directory to start again in.
+    pub fn stop(mut self) -> PathBuf {
+        assert_eq!(self.terminate(), Some(0));
+        std::mem::take(&mut self.dir)
+    }
+
     /// Asks it to stop, and gives its exit code.
     pub fn terminate(&mut self) -> Option<i32> {
         self.signal("TERM");
@@ -139,13 +206,11 @@ impl Daemon {
     }
 
     pub fn api(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n{body}",
-            self.api,
-            body.len()
-        );
-        exchange(TcpStream::connect(self.api).expect("the API accepts"), &request)
+        let request = request(method, path, body);
+        match self.site.netns {
+            Some(_) => exchange(UnixStream::connect(self.socket()).expect("the API accepts"), &request),
+            None => exchange(TcpStream::connect(self.api).expect("the API accepts"), &request),
+        }
     }
 
     /// One request through the proxy on a connection of its own.
@@ -208,12 +273,26 @@ impl Drop for Daemon {
     }
 }
 
+/// A request to the API.
+pub fn request(method: &str, path: &str, body: &str) -> String {
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
 /// Writes a request, reads until the other side closes; gives the status and the body.
-pub fn exchange(mut stream: impl std::io::Read + std::io::Write, request: &str) -> (u16, String) {
-    stream.write_all(request.as_bytes()).expect("the request is sent");
+pub fn exchange(stream: impl std::io::Read + std::io::Write, request: &str) -> (u16, String) {
+    try_exchange(stream, request).expect("the request is sent")
+}
+
+/// The same with a daemon that may go away meanwhile: then there is no answer, and its status is 0.
+pub fn try_exchange(mut stream: impl std::io::Read + std::io::Write, request: &str) -> std::io::Result<(u16, String)> {
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
-    parse(&answer)
+    Ok(parse(&answer))
 }
 
 fn parse(answer: &[u8]) -> (u16, String) {
