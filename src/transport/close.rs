@@ -196,9 +196,8 @@ impl DialError {
             ConnectionError::TransportError(error) => {
                 Self::of_alert(error.code.into()).unwrap_or_else(|| Self::Failed(error.to_string()))
             }
-            ConnectionError::ConnectionClosed(close) => {
-                Self::of_alert(close.error_code.into()).unwrap_or_else(|| Self::Failed(error.to_string()))
-            }
+            ConnectionError::ConnectionClosed(close) => Self::of_alert(close.error_code.into())
+                .unwrap_or_else(|| Self::Failed(printable(error.to_string().as_bytes()))),
             ConnectionError::ApplicationClosed(close) => match Code::of(close.error_code) {
                 Some(Code::Banned) => Self::BannedHere,
                 Some(Code::Myself) => Self::Myself,
@@ -233,4 +232,25 @@ impl DialError {
 fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.chars().filter(|sign| !sign.is_control()).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_peer_write_no_lines_of_their_own() {
+        let reason = bytes::Bytes::from(format!("bye\n2026 ERROR forged \u{1b}[31m{}", "x".repeat(5000)));
+        let by_quic = ConnectionError::ConnectionClosed(quinn::ConnectionClose {
+            error_code: quinn::TransportErrorCode::PROTOCOL_VIOLATION,
+            frame_type: None,
+            reason: reason.clone(),
+        });
+        let by_peer = quinn::ApplicationClose { error_code: VarInt::from_u32(999), reason };
+        for error in [by_quic, ConnectionError::ApplicationClosed(by_peer)] {
+            let text = DialError::of(&error).to_string();
+            assert!(text.contains("forged") && text.len() < 400, "{text:?}");
+            assert!(!text.chars().any(char::is_control), "{text:?}");
+        }
+    }
 }

@@ -25,6 +25,9 @@ use crate::wire;
 /// kinds.
 const HELLO_MAX: usize = 1024;
 
+/// The longest version in bytes: a release, a commit and a date fit.
+const VERSION_MAX: usize = 64;
+
 /// How a node introduces itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -36,7 +39,7 @@ pub struct Hello {
     pub address: SocketAddr,
     /// Which start of the node this is: another number is another process.
     pub start: u64,
-    /// The release that it runs.
+    /// The release that it runs: 1 to 64 printable characters of ASCII, since it is shown to people.
     pub version: String,
     /// The TCP port of its HTTP listener, where a line is kept to it ([`super::Transport::watch`]); 0 if it cannot be
     /// reached there.
@@ -134,6 +137,12 @@ fn certified(connection: &Connection) -> Result<NodeId, DialError> {
 fn check(connection: &Connection, found: NodeId, own: &Hello, hello: &Hello) -> Result<(), DialError> {
     if hello.node != found {
         let why = format!("it calls itself node {} and its certificate is that of node {found}", hello.node);
+        return Err(refuse(connection, Code::Misbehaved, &why));
+    }
+    let is_version =
+        (1..=VERSION_MAX).contains(&hello.version.len()) && hello.version.bytes().all(|b| b.is_ascii_graphic());
+    if !is_version {
+        let why = format!("its version is not one: allowed are 1 to {VERSION_MAX} printable characters of ASCII");
         return Err(refuse(connection, Code::Misbehaved, &why));
     }
     if hello.node != own.node {

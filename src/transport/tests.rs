@@ -53,6 +53,19 @@ fn noise(round: usize, length: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn a_version_that_people_could_not_read_is_refused_on_both_sides() {
+    let ((one, _one), (two, mut reports)) = (node(1), node(2));
+    for version in ["", "1.0\n\u{1b}[2J", &"9".repeat(65)] {
+        one.0.hello.lock().expect("no panic").version = version.to_owned();
+        let error = one.dial(two.local_addr(), SOON).await.expect_err("refused").to_string();
+        assert!(error.contains("its version is not one"), "{error}");
+        let error = two.dial(one.local_addr(), SOON).await.expect_err("refused").to_string();
+        assert!(error.contains("its version is not one"), "{error}");
+    }
+    assert!(reports.try_recv().is_err(), "nobody was introduced");
+}
+
+#[tokio::test]
 async fn an_introduction_of_random_or_cut_bytes_ends_the_connection() {
     let ((one, _one), (two, mut reports)) = (node(1), node(2));
     // The kind, then the hello itself: what the wire carries after the version.
