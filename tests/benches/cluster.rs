@@ -181,6 +181,8 @@ fn measure(name: &str, count: usize, cluster: &mut dyn Cluster) -> Vec<(String, 
         crashes.len(),
         leaves.len()
     );
+    crashes.sort_by(f64::total_cmp);
+    println!("{name}: the slowest crashes took {:.0?} ms", &crashes[crashes.len().saturating_sub(5)..]);
     let figure = |what: &str, value: f64| {
         // At once, so that a run that is cut off has said what it knew.
         println!("{name}.{what} {value:.1}");
