@@ -37,7 +37,7 @@ impl fmt::Display for Phase {
 }
 
 /// Why an event was not answered. Every text tells the user what to do next.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Failure {
     /// No event source matches.
     #[error("no event source matches this host and path; `maelctl es ls` lists them")]

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::failure::Failure;
-use crate::id::{ComponentName, InstanceId};
+use crate::id::{ComponentName, InstanceId, NodeId};
 use crate::model::Component;
 use crate::slots::{Gate, Slots};
 use crate::time::Mono;
@@ -27,6 +27,15 @@ pub struct Ask {
     pub bytes: u64,
 }
 
+/// Where an event should go that found no free slot on this node at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It waits here.
+    Here,
+    /// To this node.
+    There(NodeId),
+}
+
 /// The core as the data plane sees it.
 pub trait Intake: fmt::Debug + Send + Sync + 'static {
     /// The monotonic clock.
@@ -40,6 +49,13 @@ pub trait Intake: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Queue full, deadline passed, start failed, draining.
     fn wait(&self, ask: Ask) -> Pin<Box<dyn Future<Output = Result<Arc<Slots>, Failure>> + Send + '_>>;
+
+    /// Which node should take an event for this component that found no free slot here. `avoid`: nodes that were tried
+    /// for this event already.
+    fn way(&self, component: &ComponentName, avoid: &[NodeId]) -> Way {
+        let _ = (component, avoid);
+        Way::Here
+    }
 
     /// A slot was given back while others wait for one.
     fn freed(&self, component: &ComponentName);
@@ -68,6 +84,12 @@ impl Lease {
             None => core.wait(ask).await?,
         };
         Ok(Self { slots, gate, core: Arc::clone(core) })
+    }
+
+    /// Gets a slot if one is free at once.
+    pub fn try_get(core: &Arc<dyn Intake>, gate: &Arc<Gate>) -> Option<Self> {
+        let slots = gate.try_claim(core.random())?;
+        Some(Self { slots, gate: Arc::clone(gate), core: Arc::clone(core) })
     }
 
     /// Gets a slot of an instance that is not in `avoid`, if one is free at once; else as [`Lease::get`], which may

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod forward;
 pub mod headers;
+pub mod hop;
 pub mod pool;
 mod retry;
 mod upgrade;
@@ -15,3 +16,4 @@ mod upstream;
 pub use body::{Body, Payload};
 pub use forward::{Forwarder, Options, Timing};
 pub use headers::Origin;
+pub use hop::{PeerStream, Peers};

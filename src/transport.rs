@@ -29,7 +29,7 @@ pub mod token;
 pub mod trust;
 
 pub use self::close::{DialError, Ending};
-pub use self::data::DataStream;
+pub use self::data::{DataIncoming, DataOutgoing, DataStream};
 pub use self::frame::MESSAGE_MAX;
 pub use self::hello::{Hello, PeerInfo, clock_offset_ms};
 pub use self::link::Reply;

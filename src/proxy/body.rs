@@ -12,9 +12,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 
 use crate::intake::Lease;
 use crate::proxy::headers;
+use crate::proxy::hop::body::Inflow;
 use crate::proxy::upstream::Link;
 
 /// Why a body broke off.
@@ -26,6 +28,9 @@ pub enum BodyError {
     /// More bytes came than allowed.
     #[error("the request body is larger than allowed")]
     TooLarge,
+    /// The other node broke it off, or could not send it whole.
+    #[error("the body broke off on its way between nodes")]
+    Lost,
 }
 
 /// How far a streamed request body has come; shared with the one who waits for the answer.
@@ -56,6 +61,56 @@ impl Progress {
     }
 }
 
+impl Source {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::Incoming(body) => {
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Broken)))
+            }
+            Self::Pieces { pieces, left } => Poll::Ready(match std::task::ready!(pieces.poll_recv(cx)) {
+                Some(Piece::Frame(frame)) => {
+                    let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                    *left = left.map(|left| left.saturating_sub(length));
+                    Some(Ok(frame))
+                }
+                Some(Piece::End) => {
+                    *self = Self::Empty;
+                    None
+                }
+                None => Some(Err(BodyError::Lost)),
+            }),
+            Self::Inflow(inflow) => inflow.poll_frame(cx),
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(_) => false,
+            Self::Pieces { left, .. } => *left == Some(0),
+            Self::Incoming(body) => body.is_end_stream(),
+            Self::Inflow(inflow) => inflow.is_over(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Incoming(body) => body.size_hint(),
+            // The head says how long it is, if anybody knows.
+            Self::Pieces { left: Some(left), .. } => SizeHint::with_exact(*left),
+            Self::Pieces { left: None, .. } | Self::Inflow(_) => SizeHint::default(),
+        }
+    }
+}
+
 /// The body of a request on its way to an instance.
 #[derive(Debug, Default)]
 pub struct Payload {
@@ -71,6 +126,23 @@ enum Source {
     Empty,
     Full(Bytes),
     Incoming(Incoming),
+    /// Of a request of another node.
+    Pieces {
+        pieces: mpsc::Receiver<Piece>,
+        /// Bytes that still come, if its head says so.
+        left: Option<u64>,
+    },
+    /// Of an answer of another node.
+    Inflow(Box<Inflow>),
+}
+
+/// A part of a body that another task reads.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// Data or trailers.
+    Frame(Frame<Bytes>),
+    /// It is complete.
+    End,
 }
 
 impl From<Bytes> for Payload {
@@ -90,11 +162,16 @@ impl From<Incoming> for Payload {
 }
 
 impl Payload {
+    /// A body that another task reads, of `length` bytes if its head says so.
+    pub(crate) fn pieces(pieces: mpsc::Receiver<Piece>, length: Option<u64>) -> Self {
+        Self { source: Source::Pieces { pieces, left: length }, left: None, progress: Some(Arc::default()) }
+    }
+
     /// Bytes that it holds in memory already.
     pub(crate) fn held(&self) -> u64 {
         match &self.source {
             Source::Full(bytes) => bytes.len() as u64,
-            Source::Empty | Source::Incoming(_) => 0,
+            Source::Empty | Source::Incoming(_) | Source::Pieces { .. } | Source::Inflow(_) => 0,
         }
     }
 
@@ -121,27 +198,18 @@ impl HttpBody for Payload {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let body = match &mut this.source {
-            Source::Empty => return Poll::Ready(None),
-            Source::Full(bytes) => {
-                let bytes = std::mem::take(bytes);
-                this.source = Source::Empty;
-                return Poll::Ready(Some(Ok(Frame::data(bytes))));
-            }
-            Source::Incoming(body) => body,
-        };
-        let mut frame = match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
+        let mut frame = match std::task::ready!(this.source.poll(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 this.mark(BROKEN);
-                return Poll::Ready(Some(Err(BodyError::Broken(error))));
+                return Poll::Ready(Some(Err(error)));
             }
             None => {
                 this.mark(DONE);
                 return Poll::Ready(None);
             }
         };
-        let ended = body.is_end_stream();
+        let ended = this.source.is_end();
         if let (Some(data), Some(left)) = (frame.data_ref(), &mut this.left) {
             let Some(rest) = left.checked_sub(data.len() as u64) else {
                 this.mark(TOO_LARGE);
@@ -159,19 +227,11 @@ impl HttpBody for Payload {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Empty => true,
-            Source::Full(_) => false,
-            Source::Incoming(body) => body.is_end_stream(),
-        }
+        self.source.is_end()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Empty => SizeHint::with_exact(0),
-            Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Incoming(body) => body.size_hint(),
-        }
+        self.source.size_hint()
     }
 }
 
@@ -212,6 +272,11 @@ impl Body {
         self
     }
 
+    /// An answer of another node.
+    pub(crate) fn inflow(inflow: Box<Inflow>) -> Self {
+        Self { source: Source::Inflow(inflow), hold: None, guard: None }
+    }
+
     pub(crate) fn streamed(body: Incoming, link: Link, lease: Lease) -> Self {
         let mut this = Self { source: Source::Incoming(body), hold: Some((link, lease)), guard: None };
         if this.is_end_stream() {
@@ -235,32 +300,25 @@ impl HttpBody for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let body = match &mut this.source {
-            Source::Empty => return Poll::Ready(None),
-            Source::Full(bytes) => {
-                let bytes = std::mem::take(bytes);
-                this.source = Source::Empty;
-                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        let polled = match (&mut this.source, &mut this.hold) {
+            (Source::Incoming(body), Some((link, _))) => {
+                link.poll_body(body, cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Broken)))
             }
-            Source::Incoming(body) => body,
-        };
-        let polled = match &mut this.hold {
-            Some((link, _)) => link.poll_body(body, cx),
-            None => Pin::new(&mut *body).poll_frame(cx),
+            (source, _) => source.poll(cx),
         };
         match std::task::ready!(polled) {
             Some(Ok(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::strip_inside(trailers);
                 }
-                if frame.is_trailers() || body.is_end_stream() {
+                if frame.is_trailers() || this.source.is_end() {
                     this.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
                 this.hold = None;
-                Poll::Ready(Some(Err(BodyError::Broken(error))))
+                Poll::Ready(Some(Err(error)))
             }
             None => {
                 this.finish();
@@ -270,18 +328,10 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Empty => true,
-            Source::Full(_) => false,
-            Source::Incoming(body) => body.is_end_stream(),
-        }
+        self.source.is_end()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Empty => SizeHint::with_exact(0),
-            Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Incoming(body) => body.size_hint(),
-        }
+        self.source.size_hint()
     }
 }

@@ -8,27 +8,40 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http::header::HeaderValue;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version, request};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, Phase};
-use crate::id::InstanceId;
-use crate::intake::{Ask, Intake, Lease};
+use crate::id::{ComponentName, InstanceId, NodeId};
+use crate::intake::{Ask, Intake, Lease, Way};
+use crate::model::Component;
 use crate::proxy::body::{Body, Payload, Progress};
 use crate::proxy::headers::{self, Marks, Origin};
+use crate::proxy::hop::ask::{Outcome, Source as Rest};
+use crate::proxy::hop::serve::{Feed, Go};
+use crate::proxy::hop::wire::{Answered, Asked};
+use crate::proxy::hop::{self, PeerStream, Peers};
 use crate::proxy::pool::Pool;
 use crate::proxy::retry::{Retries, Trouble};
 use crate::proxy::upgrade::Tunnels;
 use crate::proxy::upstream::{ConnectError, Link, Upstream};
 use crate::router::{Target, pattern};
+use crate::slots::Gate;
 use crate::telemetry;
 
 /// Bytes that a request holds while it waits for a slot: hyper's first read buffer (8 KiB) and the parsed head.
 const HELD: u64 = 12 * 1024;
+
+/// Other nodes that are asked for one request at most; then it waits here. Each costs a round trip, and who is third in
+/// rank is as good as any.
+const HOPS: usize = 3;
 
 /// The shortest time between two sweeps; a timer must not run without pause whatever the settings are.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -83,25 +96,45 @@ pub struct Forwarder {
     options: Options,
     pool: Pool,
     tunnels: Arc<Tunnels>,
+    peers: Option<Arc<dyn Peers>>,
 }
 
 /// What is the same on every try.
-struct Exchange<'a> {
+struct Errand<'a> {
     core: &'a Arc<dyn Intake>,
+    component: &'a Arc<Component>,
+    gate: &'a Arc<Gate>,
+    limit: Duration,
+    /// Bytes that it holds while it waits.
+    held: u64,
     grpc: bool,
-    /// The client's end of an upgrade.
-    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// The client wants to change the protocol.
+    is_upgrade: bool,
     progress: Option<Arc<Progress>>,
     /// Measured on the last try.
     connect: Duration,
     first_byte: Duration,
 }
 
+/// An answer as it came.
+enum Delivered {
+    /// From an instance of this node.
+    Here { response: Response<Incoming>, link: Link, lease: Lease, timing: Timing },
+    /// From one of another node.
+    There { answered: Answered, rest: Rest },
+}
+
 impl Forwarder {
     /// No connection is made before the first request.
     pub fn new(options: Options) -> Self {
         let pool = Pool::new(options.idle_per_instance);
-        Self { options, pool, tunnels: Arc::default() }
+        Self { options, pool, tunnels: Arc::default(), peers: None }
+    }
+
+    /// The same in a cluster: what finds no slot here may go to another node.
+    #[must_use]
+    pub fn with_peers(self, peers: Arc<dyn Peers>) -> Self {
+        Self { peers: Some(peers), ..self }
     }
 
     /// The connections to instances; for [`Pool::forget`] when an instance is gone.
@@ -168,72 +201,238 @@ impl Forwarder {
         let Some((component, gate)) = &target.live else {
             return Err(Failure::NoComponent(target.component.clone()));
         };
-        let arrived = core.now();
-        let limit = component.request_timeout;
-        let deadline = arrived.after(limit);
-        let mut timer = pin!(tokio::time::sleep(limit));
         if let Some(limit) = component.max_body
             && !request.body_mut().limit(limit)
         {
             return Err(Failure::BodyTooLarge { component: component.name.clone(), limit });
         }
-        let held = HELD + request.body().held();
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (mut parts, payload) = request.into_parts();
         let protocol = headers::upgrade(&parts);
-        let mut exchange = Exchange {
+        let mut errand = Errand {
             core,
+            component,
+            gate,
+            limit: component.request_timeout,
+            held: HELD + payload.held(),
             grpc: headers::is_grpc(&parts.headers) && parts.version == Version::HTTP_2,
-            upgrade: protocol.is_some().then_some(on_upgrade),
+            is_upgrade: protocol.is_some(),
             progress: payload.progress(),
             connect: Duration::ZERO,
             first_byte: Duration::ZERO,
         };
+        let upgrade = protocol.is_some().then_some(on_upgrade);
         let request_id = request_id(core.random());
         let marks = Marks { origin, component: &component.name, request_id: request_id.clone(), upgrade: protocol };
         headers::to_instance(&mut parts, &marks);
-        address(&mut parts, target.strip.as_deref(), exchange.grpc);
-        let mut request = Request::from_parts(parts, payload);
+        address(&mut parts, target.strip.as_deref(), errand.grpc);
+        let request = Request::from_parts(parts, payload);
+        let delivered = self.deliver(&mut errand, request, self.peers.as_deref(), None).await;
+        let too_large = errand.progress.as_deref().is_some_and(Progress::is_too_large);
+        match (delivered, component.max_body) {
+            (Err(_), Some(limit)) if too_large => {
+                Err(Failure::BodyTooLarge { component: component.name.clone(), limit })
+            }
+            (Err(failure), _) => Err(failure),
+            (Ok(Delivered::Here { response, link, lease, timing }), _) => {
+                Ok((self.answer(response, link, lease, upgrade, request_id)?, timing))
+            }
+            (Ok(Delivered::There { answered, rest }), _) => self.answer_from(answered, rest, upgrade, request_id),
+        }
+    }
+
+    /// Gets a request to an instance, here or on another node, as often as may be tried.
+    async fn deliver(
+        &self,
+        errand: &mut Errand<'_>,
+        mut request: Request<Payload>,
+        peers: Option<&dyn Peers>,
+        mut go: Option<Go<'_>>,
+    ) -> Result<Delivered, Failure> {
+        let (core, name) = (errand.core, &errand.component.name);
+        let deadline = core.now().after(errand.limit);
+        let mut timer = pin!(tokio::time::sleep(errand.limit));
         let mut retries = Retries::new(self.options.tries, &request);
         let mut wait = Duration::ZERO;
-
+        let mut avoid: Vec<NodeId> = Vec::new();
         loop {
             let asked = core.now();
-            let ask = Ask { gate: Arc::clone(gate), component: Arc::clone(component), deadline, bytes: held };
-            let lease = within(timer.as_mut(), self.lease(core, ask, retries.avoid())).await;
-            let lease = lease.unwrap_or_else(|| {
-                Err(Failure::Deadline { component: component.name.clone(), phase: Phase::Queue, limit })
-            })?;
+            let mut free = None;
+            if let Some(peers) = peers.filter(|_| retries.avoid().is_empty() && avoid.len() < HOPS) {
+                free = Lease::try_get(core, errand.gate);
+                if free.is_none()
+                    && let Way::There(node) = core.way(name, &avoid)
+                {
+                    let ask = hop::ask::Ask {
+                        peers,
+                        node,
+                        component: name,
+                        remaining: deadline.since(asked),
+                        is_grpc: errand.grpc,
+                        is_upgrade: errand.is_upgrade,
+                    };
+                    avoid.push(node);
+                    request = match ask.send(request).await {
+                        Outcome::Answer(answered, rest) => return Ok(Delivered::There { answered, rest }),
+                        Outcome::Failed(failure) => return Err(failure),
+                        Outcome::Deadline => return Err(deadline_passed(errand, Phase::Handler)),
+                        Outcome::Back(request, reason) => {
+                            tracing::debug!(%node, component = %name, reason, "a request goes elsewhere");
+                            *request
+                        }
+                        Outcome::Lost(reason) => {
+                            let reason = format!("the node that had the request was lost: {reason}");
+                            let failure = Failure::Upstream { component: name.clone(), sent: true, reason };
+                            retries.next_node().ok_or(failure)?
+                        }
+                    };
+                    continue;
+                }
+            }
+            let lease = match free {
+                Some(lease) => lease,
+                None => {
+                    let (gate, component) = (Arc::clone(errand.gate), Arc::clone(errand.component));
+                    let ask = Ask { gate, component, deadline, bytes: errand.held };
+                    let lease = within(timer.as_mut(), self.lease(core, ask, retries.avoid())).await;
+                    lease.unwrap_or_else(|| Err(deadline_passed(errand, Phase::Queue)))?
+                }
+            };
             let claimed = core.now();
             wait += claimed.since(asked);
+            if let Some(go) = &mut go {
+                go.say().await;
+            }
             headers::set_remaining(request.headers_mut(), deadline.since(claimed));
-            let trouble = match self.exchange(&mut exchange, &lease, request, timer.as_mut()).await {
+            let trouble = match self.exchange(errand, &lease, request, timer.as_mut()).await {
                 Ok((response, link)) => {
                     let timing = Timing {
                         wait,
-                        connect: exchange.connect,
-                        first_byte: exchange.first_byte,
+                        connect: errand.connect,
+                        first_byte: errand.first_byte,
                         tries: u32::try_from(retries.avoid().len()).unwrap_or(u32::MAX).saturating_add(1),
                         instance: lease.slots().instance.clone(),
                     };
-                    return Ok((self.answer(response, link, lease, exchange.upgrade, request_id)?, timing));
+                    return Ok(Delivered::Here { response, link, lease, timing });
                 }
                 Err(trouble) => trouble,
             };
-            let progress = exchange.progress.as_deref();
-            if let (Some(limit), true) = (component.max_body, progress.is_some_and(Progress::is_too_large)) {
-                return Err(Failure::BodyTooLarge { component: component.name.clone(), limit });
-            }
             request = match retries.next(&lease.slots().instance, trouble) {
                 Ok(request) => request,
-                Err(None) => {
-                    return Err(Failure::Deadline { component: component.name.clone(), phase: Phase::Handler, limit });
-                }
+                Err(None) => return Err(deadline_passed(errand, Phase::Handler)),
                 Err(Some((sent, reason))) => {
-                    return Err(Failure::Upstream { component: component.name.clone(), sent, reason });
+                    return Err(Failure::Upstream { component: name.clone(), sent, reason });
                 }
             };
         }
+    }
+
+    /// Serves a request of another node with an instance of this one. `find` knows the components. Returns when the
+    /// answer was taken, or nobody wants it any more.
+    pub async fn serve_peer<F>(&self, core: &Arc<dyn Intake>, find: F, stream: PeerStream)
+    where
+        F: FnOnce(&ComponentName) -> Option<(Arc<Component>, Arc<Gate>)>,
+    {
+        let (asked, frames) = match hop::serve::read_head(stream.receive).await {
+            Ok(read) => read,
+            Err(error) => return tracing::debug!(%error, "a request of another node cannot be read"),
+        };
+        let mut send = stream.send;
+        let live = find(&asked.component);
+        let (mut feed, payload) = Feed::new(frames, &asked);
+        let switched = tokio::select! {
+            biased;
+            switched = self.serve_one(core, live, asked, payload, &mut send) => switched,
+            () = feed.run() => None,
+        };
+        if let Some((instance, lease, link)) = switched {
+            let stream = PeerStream { send, receive: feed.into_raw() };
+            self.tunnels.run_hop(instance, stream, Some(lease)).await;
+            drop(link);
+        }
+    }
+
+    /// Gives the instance's end of a protocol that was changed to.
+    async fn serve_one(
+        &self,
+        core: &Arc<dyn Intake>,
+        live: Option<(Arc<Component>, Arc<Gate>)>,
+        asked: Asked,
+        payload: Payload,
+        send: &mut Box<dyn AsyncWrite + Send + Unpin>,
+    ) -> Option<(OnUpgrade, Lease, Link)> {
+        let mut buf = BytesMut::new();
+        let delivered = match &live {
+            None => Err(Failure::NoComponent(asked.component.clone())),
+            Some((component, gate)) => {
+                let mut errand = Errand {
+                    core,
+                    component,
+                    gate,
+                    limit: asked.remaining,
+                    held: HELD,
+                    grpc: asked.is_grpc,
+                    is_upgrade: asked.is_upgrade,
+                    progress: payload.progress(),
+                    connect: Duration::ZERO,
+                    first_byte: Duration::ZERO,
+                };
+                let go = Go { send, is_due: asked.has_body };
+                self.deliver(&mut errand, asked.into_request(payload), None, Some(go)).await
+            }
+        };
+        let written = match delivered {
+            Ok(Delivered::Here { mut response, link, lease, timing }) => {
+                let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                let instance = switched.then(|| hyper::upgrade::on(&mut response));
+                let (parts, body) = response.into_parts();
+                let Timing { instance: id, wait, connect, first_byte, .. } = timing;
+                let (status, headers) = (parts.status, parts.headers);
+                Answered { status, headers, instance: id, wait, connect, first_byte }.put(&mut buf);
+                if let Some(instance) = instance {
+                    let written = send.write_all_buf(&mut buf).await.is_ok() && send.flush().await.is_ok();
+                    return written.then_some((instance, lease, link));
+                }
+                let mut body = Body::streamed(body, link, lease);
+                hop::ask::send_rest(&mut body, send, &mut buf).await
+            }
+            // It was not offered another node.
+            Ok(Delivered::There { .. }) => Ok(()),
+            Err(failure) => {
+                hop::wire::put_failure(&mut buf, &failure);
+                send.write_all_buf(&mut buf).await
+            }
+        };
+        if written.is_ok() {
+            // Fails if the other side has gone, which is its affair.
+            let _ = send.shutdown().await;
+        }
+        None
+    }
+
+    /// Makes the answer of another node one for the client.
+    fn answer_from(
+        &self,
+        answered: Answered,
+        rest: Rest,
+        upgrade: Option<OnUpgrade>,
+        request_id: HeaderValue,
+    ) -> Result<(Response<Body>, Timing), Failure> {
+        let Answered { status, headers, instance, wait, connect, first_byte } = answered;
+        let timing = Timing { wait, connect, first_byte, tries: 1, instance };
+        let (mut parts, ()) = Response::new(()).into_parts();
+        (parts.status, parts.headers) = (status, headers);
+        headers::to_client(&mut parts, request_id, matches!(rest, Rest::Switched(_)));
+        let body = match (rest, upgrade) {
+            (Rest::Body(inflow), _) => Body::inflow(inflow),
+            (Rest::Switched(stream), Some(client)) => {
+                let tunnels = Arc::clone(&self.tunnels);
+                telemetry::spawn("tunnel", async move { tunnels.run_hop(client, stream, None).await });
+                Body::empty()
+            }
+            (Rest::Switched(_), None) => return Err(switched_unasked(timing.instance.component())),
+        };
+        Ok((Response::from_parts(parts, body), timing))
     }
 
     async fn lease(&self, core: &Arc<dyn Intake>, ask: Ask, avoid: &[InstanceId]) -> Result<Lease, Failure> {
@@ -249,7 +448,7 @@ impl Forwarder {
     /// One try with one instance.
     async fn exchange(
         &self,
-        exchange: &mut Exchange<'_>,
+        exchange: &mut Errand<'_>,
         lease: &Lease,
         request: Request<Payload>,
         timer: Pin<&mut Sleep>,
@@ -262,7 +461,7 @@ impl Forwarder {
 
     async fn over_http1(
         &self,
-        exchange: &mut Exchange<'_>,
+        exchange: &mut Errand<'_>,
         lease: &Lease,
         mut request: Request<Payload>,
         mut timer: Pin<&mut Sleep>,
@@ -270,7 +469,7 @@ impl Forwarder {
         let slots = lease.slots();
         let home = self.pool.home(&slots.instance);
         // A connection that changes its protocol never comes back, and a fresh one cannot be stale.
-        let mut waiting = if exchange.upgrade.is_some() { None } else { home.check_out() };
+        let mut waiting = if exchange.is_upgrade { None } else { home.check_out() };
         loop {
             let reused = waiting.is_some();
             let started = exchange.core.now();
@@ -278,7 +477,7 @@ impl Forwarder {
                 Some(upstream) => upstream,
                 None => {
                     let limit = self.options.connect_timeout;
-                    let opened = if exchange.upgrade.is_some() {
+                    let opened = if exchange.is_upgrade {
                         within(timer.as_mut(), Upstream::open_to_upgrade(slots.address, limit)).await
                     } else {
                         within(timer.as_mut(), Upstream::open(slots.address, limit)).await
@@ -323,7 +522,7 @@ impl Forwarder {
 
     async fn over_http2(
         &self,
-        exchange: &mut Exchange<'_>,
+        exchange: &mut Errand<'_>,
         lease: &Lease,
         request: Request<Payload>,
         mut timer: Pin<&mut Sleep>,
@@ -359,7 +558,7 @@ impl Forwarder {
         mut response: Response<Incoming>,
         link: Link,
         lease: Lease,
-        upgrade: Option<hyper::upgrade::OnUpgrade>,
+        upgrade: Option<OnUpgrade>,
         request_id: HeaderValue,
     ) -> Result<Response<Body>, Failure> {
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -376,16 +575,18 @@ impl Forwarder {
                 });
                 Body::empty()
             }
-            (Some(_), None) => {
-                return Err(Failure::Upstream {
-                    component: lease.slots().instance.component(),
-                    sent: true,
-                    reason: "it changed the protocol without being asked to".to_owned(),
-                });
-            }
+            (Some(_), None) => return Err(switched_unasked(lease.slots().instance.component())),
         };
         Ok(Response::from_parts(parts, body))
     }
+}
+
+fn deadline_passed(errand: &Errand<'_>, phase: Phase) -> Failure {
+    Failure::Deadline { component: errand.component.name.clone(), phase, limit: errand.limit }
+}
+
+fn switched_unasked(component: ComponentName) -> Failure {
+    Failure::Upstream { component, sent: true, reason: "it changed the protocol without being asked to".to_owned() }
 }
 
 /// What `work` gives, or `None` if the time ran out first.

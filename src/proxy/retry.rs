@@ -42,6 +42,13 @@ impl Retries {
         &self.avoid
     }
 
+    /// What was lost with another node: the request for one more try, if it is safe.
+    pub(crate) fn next_node(&mut self) -> Option<Request<Payload>> {
+        let head = self.head.take_if(|_| self.left > 0)?;
+        self.left -= 1;
+        Some(Request::from_parts(head, Payload::default()))
+    }
+
     /// The request for the next try, or why there is none: whether bytes were sent, and what failed.
     pub(crate) fn next(
         &mut self,

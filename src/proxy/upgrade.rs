@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of what the bytes mean.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hyper::upgrade::OnUpgrade;
@@ -10,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
 use crate::intake::Lease;
+use crate::proxy::hop::PeerStream;
 
 /// Bytes per direction that are under way in a tunnel. WebSocket messages are small and tunnels may be many; tokio's
 /// default of 8 KiB is kept.
@@ -33,15 +35,30 @@ impl Tunnels {
 
     /// Copies until both directions have ended, one broke, or the node closes its tunnels.
     pub(crate) async fn run(&self, client: OnUpgrade, instance: OnUpgrade, lease: Lease) {
+        self.carry(copy(client, instance)).await;
+        drop(lease);
+    }
+
+    /// The same between one of the two and a stream to another node. `lease` is held on the node of the instance.
+    pub(crate) async fn run_hop(&self, end: OnUpgrade, stream: PeerStream, lease: Option<Lease>) {
+        let copied = async {
+            let mut end = TokioIo::new(end.await.map_err(TunnelError::Upgrade)?);
+            let mut stream = tokio::io::join(stream.receive, stream.send);
+            let copied = tokio::io::copy_bidirectional_with_sizes(&mut end, &mut stream, BUFFER, BUFFER).await;
+            copied.map_err(TunnelError::Copy)
+        };
+        self.carry(copied).await;
+        drop(lease);
+    }
+
+    async fn carry(&self, copied: impl Future<Output = Result<(u64, u64), TunnelError>>) {
         self.open.fetch_add(1, Ordering::AcqRel);
         let _open = Open(&self.open);
-        let copied = self.closing.run_until_cancelled(copy(client, instance)).await;
-        match copied {
+        match self.closing.run_until_cancelled(copied).await {
             Some(Ok((sent, received))) => tracing::debug!(sent, received, "tunnel closed"),
             Some(Err(error)) => tracing::debug!(%error, "tunnel broke"),
             None => tracing::debug!("tunnel closed by the node"),
         }
-        drop(lease);
     }
 }
 

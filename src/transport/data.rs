@@ -25,7 +25,19 @@ pub struct DataStream {
     receive: RecvStream,
 }
 
+/// What the other side wrote.
+pub type DataIncoming = Box<dyn AsyncRead + Send + Unpin>;
+
+/// What the other side is to read.
+pub type DataOutgoing = Box<dyn AsyncWrite + Send + Unpin>;
+
 impl DataStream {
+    /// Both directions apart. A dropped one ends, and the other goes on.
+    #[must_use]
+    pub fn into_halves(self) -> (DataIncoming, DataOutgoing) {
+        (Box::new(self.receive), Box::new(self.send))
+    }
+
     /// Breaks both directions off: the other side sees an error and not an end.
     pub fn abort(mut self) {
         // Both fail only if the stream has ended already.

@@ -19,16 +19,19 @@ use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use maelstrom::failure::{Failure, Phase};
-use maelstrom::id::{ComponentName, InstanceId};
-use maelstrom::intake::{Ask, Intake};
+use maelstrom::id::{ClusterId, ComponentName, InstanceId, NodeId};
+use maelstrom::intake::{Ask, Intake, Way};
 use maelstrom::model::component::{Command, Component, Health, LogOptions, RestartOrder, Stop, Workload};
 use maelstrom::model::source::{Http, Source, Trigger};
-use maelstrom::proxy::{self, Forwarder};
+use maelstrom::proxy::{self, Forwarder, PeerStream, Peers};
 use maelstrom::router::Table;
 use maelstrom::slots::{Gate, Slots};
 use maelstrom::source::http::{HttpSource, Options};
 use maelstrom::telemetry;
-use maelstrom::time::Mono;
+use maelstrom::time::{Mono, Wall};
+use maelstrom::transport::token::Secret;
+use maelstrom::transport::trust::Trust;
+use maelstrom::transport::{self, Hello, Transport};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -44,6 +47,8 @@ pub(crate) struct Fixed {
     pub(crate) suspects: Mutex<Vec<String>>,
     /// How often an event had to wait for a slot.
     pub(crate) waits: AtomicU64,
+    /// Nodes that events may go to, the first first.
+    pub(crate) ways: Mutex<Vec<NodeId>>,
 }
 
 impl Intake for Fixed {
@@ -72,6 +77,11 @@ impl Intake for Fixed {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         })
+    }
+
+    fn way(&self, _component: &ComponentName, avoid: &[NodeId]) -> Way {
+        let ways = self.ways.lock().expect("no panic");
+        ways.iter().find(|node| !avoid.contains(node)).map_or(Way::Here, |node| Way::There(*node))
     }
 
     fn freed(&self, _component: &ComponentName) {}
@@ -112,6 +122,43 @@ pub(crate) fn component() -> Component {
     }
 }
 
+impl Fixed {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            // The clock of the test, which may not be read but for its timers.
+            started: tokio::time::sleep(Duration::ZERO).deadline(),
+            random: AtomicU64::new(1),
+            suspects: Mutex::default(),
+            waits: AtomicU64::new(0),
+            ways: Mutex::default(),
+        })
+    }
+}
+
+impl Entry {
+    /// A node in front of another one, which serves what comes over its transport.
+    fn before(component: &Arc<Component>, far: &Arc<Forwarder>, core: &Arc<Fixed>, gate: &Arc<Gate>) -> Self {
+        let (near, there) = (quic(1), quic(2));
+        let peers = Quic { transport: near, address: there.local_addr() };
+        let forwarder = Forwarder::new(proxy::Options::default()).with_peers(Arc::new(peers));
+        let (core_here, gate_here) = (Fixed::new(), Arc::new(Gate::new(component.name.clone())));
+        let entry = Self { forwarder: Arc::new(forwarder), core: core_here, gate: gate_here, far: there.clone() };
+        *entry.core.ways.lock().expect("no panic") = vec![NodeId(2)];
+        let (far, core, live) = (Arc::clone(far), Arc::clone(core), (Arc::clone(component), Arc::clone(gate)));
+        telemetry::spawn("serving", async move {
+            while let Some((_, stream)) = there.accept_data().await {
+                let (receive, send) = stream.into_halves();
+                let (far, core, live) = (Arc::clone(&far), Arc::clone(&core) as Arc<dyn Intake>, live.clone());
+                telemetry::spawn("serve", async move {
+                    let find = |_: &ComponentName| Some(live);
+                    far.serve_peer(&core, find, PeerStream { send, receive }).await;
+                });
+            }
+        });
+        entry
+    }
+}
+
 /// A listener in front of instances.
 pub(crate) struct Rig {
     pub(crate) address: SocketAddr,
@@ -124,6 +171,54 @@ pub(crate) struct Rig {
     pub(crate) table: Arc<ArcSwap<Table>>,
     pub(crate) source: Option<HttpSource>,
     pub(crate) shutdown: CancellationToken,
+    /// The node where requests come in, if it is another one than that of the instances.
+    pub(crate) entry: Option<Entry>,
+}
+
+/// Of the two nodes the one without instances.
+pub(crate) struct Entry {
+    pub(crate) forwarder: Arc<Forwarder>,
+    pub(crate) core: Arc<Fixed>,
+    pub(crate) gate: Arc<Gate>,
+    /// Of the other node; closed, it is gone.
+    pub(crate) far: Transport,
+}
+
+/// Streams to other nodes over real QUIC.
+#[derive(Debug)]
+struct Quic {
+    transport: Transport,
+    address: SocketAddr,
+}
+
+impl Peers for Quic {
+    fn open(&self, node: NodeId) -> Pin<Box<dyn Future<Output = Result<PeerStream, String>> + Send + '_>> {
+        Box::pin(async move {
+            let stream = self.transport.open_data(node, self.address, PATIENCE).await;
+            let (receive, send) = stream.map_err(|error| error.to_string())?.into_halves();
+            Ok(PeerStream { send, receive })
+        })
+    }
+}
+
+pub(crate) fn quic(node: u64) -> Transport {
+    let clock = || Wall(1_800_000_000_000);
+    let secret = Secret::from_bytes([7; 32]);
+    let trust = Trust::new(ClusterId(1), &secret, NodeId(node), clock()).expect("trust");
+    let listen = ([127, 0, 0, 1], 0).into();
+    let hello = Hello {
+        node: NodeId(node),
+        name: format!("node-{node}").parse().expect("a name"),
+        address: listen,
+        start: 1,
+        version: "test".to_owned(),
+        http: 0,
+        wall: Wall(0),
+    };
+    let (transport, mut reports) =
+        Transport::bind(listen, trust, hello, transport::Options::default(), clock).expect("bound");
+    telemetry::spawn("reports", async move { while reports.recv().await.is_some() {} });
+    transport
 }
 
 impl Rig {
@@ -132,13 +227,7 @@ impl Rig {
     }
 
     pub(crate) async fn with(component: Component, options: Options, instances: &[SocketAddr]) -> Self {
-        let core = Arc::new(Fixed {
-            // The clock of the test, which may not be read but for its timers.
-            started: tokio::time::sleep(Duration::ZERO).deadline(),
-            random: AtomicU64::new(1),
-            suspects: Mutex::default(),
-            waits: AtomicU64::new(0),
-        });
+        let core = Fixed::new();
         let gate = Arc::new(Gate::new(component.name.clone()));
         let source = Source {
             name: "web".parse().expect("a name"),
@@ -152,17 +241,20 @@ impl Rig {
             ..source.clone()
         };
         let component = Arc::new(component);
-        let live = Some((Arc::clone(&component), Arc::clone(&gate)));
+        let far = Arc::new(Forwarder::new(proxy::Options::default()));
+        let entry = crate::IS_HOP.then(|| Entry::before(&component, &far, &core, &gate));
+        let forwarder = Arc::clone(entry.as_ref().map_or(&far, |entry| &entry.forwarder));
+        let shown = entry.as_ref().map_or(&gate, |entry| &entry.gate);
+        let live = Some((Arc::clone(&component), Arc::clone(shown)));
         let table = Table::build([(&source, live.clone()), (&cut, live)]);
         let table = Arc::new(ArcSwap::from_pointee(table));
-        let forwarder = Arc::new(Forwarder::new(proxy::Options::default()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         let source = HttpSource::serve(
             listener,
             Arc::clone(&table),
-            Arc::clone(&core) as Arc<dyn Intake>,
+            Arc::clone(entry.as_ref().map_or(&core, |entry| &entry.core)) as Arc<dyn Intake>,
             Arc::clone(&forwarder),
             options,
             shutdown.clone(),
@@ -173,13 +265,19 @@ impl Rig {
             gate,
             slots: Mutex::default(),
             count: AtomicU64::new(0),
-            forwarder,
+            forwarder: far,
             table,
             source: Some(source),
             shutdown,
+            entry,
         };
         rig.set(instances);
         rig
+    }
+
+    /// Where requests come in.
+    pub(crate) fn entrance(&self) -> (&Arc<Forwarder>, &Arc<Fixed>) {
+        self.entry.as_ref().map_or((&self.forwarder, &self.core), |entry| (&entry.forwarder, &entry.core))
     }
 
     /// Makes these the live instances.
@@ -194,6 +292,14 @@ impl Rig {
             .collect();
         *self.slots.lock().expect("no panic") = slots.clone();
         self.gate.set_live(slots);
+    }
+
+    /// Makes these the live instances of the node where requests come in.
+    pub(crate) fn set_here(&self, instances: &[SocketAddr]) {
+        let name: ComponentName = "api".parse().expect("a name");
+        let slots = |&address| Arc::new(Slots::new(InstanceId::new(&name, 77), address, 100, Mono(0)));
+        let gate = self.entry.as_ref().map_or(&self.gate, |entry| &entry.gate);
+        gate.set_live(instances.iter().map(slots).collect());
     }
 
     pub(crate) fn in_flight(&self) -> u32 {

@@ -1,0 +1,41 @@
+//! One request over one stream between two nodes: where it came in, and where an instance takes it.
+//!
+//! [`ask`] is the side where it came in, [`serve`] the other; [`wire`] says what their bytes are. A request never makes
+//! a second hop: who serves one looks for a slot on its own node only. The slot is held until the last byte of the
+//! answer was taken by the stream. Either side ends all of it by closing its half early.
+//!
+//! Knows nothing of how streams are made: [`Peers`] opens them, and whoever accepts them hands them in.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::id::NodeId;
+
+pub(crate) mod ask;
+pub(crate) mod body;
+pub(crate) mod serve;
+pub(crate) mod wire;
+
+/// Both halves of a stream to another node. Dropping a half ends it: the other side then reads its end, or can write no
+/// more.
+pub struct PeerStream {
+    /// What this side writes.
+    pub send: Box<dyn AsyncWrite + Send + Unpin>,
+    /// What the other side wrote.
+    pub receive: Box<dyn AsyncRead + Send + Unpin>,
+}
+
+impl fmt::Debug for PeerStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerStream").finish_non_exhaustive()
+    }
+}
+
+/// How streams to other nodes are opened.
+pub trait Peers: fmt::Debug + Send + Sync + 'static {
+    /// Opens a stream, or says why there is none.
+    fn open(&self, node: NodeId) -> Pin<Box<dyn Future<Output = Result<PeerStream, String>> + Send + '_>>;
+}

@@ -1,0 +1,99 @@
+//! The side where an instance takes a request of another node: what it reads of the stream.
+//!
+//! While an instance works this side goes on listening: the end of the other side cancels the request. Knows nothing of
+//! instances.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+use tokio_util::codec::FramedRead;
+
+use super::body::Receiver;
+use super::wire::{self, Asked, Frame, Frames, WireError};
+use crate::proxy::body::{Payload, Piece};
+
+/// How long the head may take: it is one write of the other side.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+
+/// Frames of a body that may wait for the instance. Each is at most 64 KiB.
+const PIECES: usize = 4;
+
+/// Reads the head of a request.
+pub(crate) async fn read_head(receive: Box<dyn AsyncRead + Send + Unpin>) -> Result<(Asked, Receiver), WireError> {
+    let mut frames = FramedRead::new(receive, Frames);
+    match tokio::time::timeout(HEAD_TIME, frames.next()).await {
+        Ok(Some(Ok(Frame::Head(bytes)))) => Ok((Asked::get(bytes)?, frames)),
+        Ok(Some(Err(error))) => Err(error),
+        Ok(Some(Ok(_)) | None) => Err(WireError::Malformed("something else than the head of a request")),
+        Err(_) => Err(WireError::Malformed("no head in time")),
+    }
+}
+
+/// The rest of what the other side says: the body, and then its end.
+pub(crate) struct Feed {
+    frames: Receiver,
+    pieces: Option<mpsc::Sender<Piece>>,
+}
+
+impl Feed {
+    pub(crate) fn new(frames: Receiver, asked: &Asked) -> (Self, Payload) {
+        if !asked.has_body {
+            return (Self { frames, pieces: None }, Payload::default());
+        }
+        let (pieces, receiver) = mpsc::channel(PIECES);
+        // Over HTTP/2 trailers may follow a body whose length was said.
+        let length = asked.headers.get(http::header::CONTENT_LENGTH).filter(|_| !asked.is_grpc);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        (Self { frames, pieces: Some(pieces) }, Payload::pieces(receiver, length))
+    }
+
+    /// Hands the body on. Returns when the other side is gone, or talks nonsense.
+    pub(crate) async fn run(&mut self) {
+        while let Some(Ok(frame)) = self.frames.next().await {
+            let (piece, is_last) = match frame {
+                Frame::Data(data) => (Piece::Frame(http_body::Frame::data(data)), false),
+                Frame::Trailers(trailers) => (Piece::Frame(http_body::Frame::trailers(trailers)), false),
+                Frame::End => (Piece::End, true),
+                // Without its end the body counts as broken off.
+                Frame::Broken => {
+                    self.pieces = None;
+                    continue;
+                }
+                Frame::Head(_) | Frame::Go => return,
+            };
+            let Some(pieces) = &self.pieces else { return };
+            // An instance that wants no more of it gets no more; the other side is listened to all the same.
+            let _ = pieces.send(piece).await;
+            if is_last {
+                self.pieces = None;
+            }
+        }
+    }
+
+    /// What follows as bytes, once the protocol was changed.
+    pub(crate) fn into_raw(self) -> Box<dyn AsyncRead + Send + Unpin> {
+        let parts = self.frames.into_parts();
+        Box::new(std::io::Cursor::new(parts.read_buf.freeze()).chain(parts.io))
+    }
+}
+
+/// Asks for the body of a request, once its slot is there.
+pub(crate) struct Go<'a> {
+    pub(crate) send: &'a mut Box<dyn AsyncWrite + Send + Unpin>,
+    pub(crate) is_due: bool,
+}
+
+impl Go<'_> {
+    /// Asks, the first time. If it cannot, the other side is gone, which is noticed by whoever reads.
+    pub(crate) async fn say(&mut self) {
+        if std::mem::take(&mut self.is_due) {
+            let mut buf = bytes::BytesMut::new();
+            wire::put_go(&mut buf);
+            if self.send.write_all(&buf).await.is_ok() {
+                let _ = self.send.flush().await;
+            }
+        }
+    }
+}
