@@ -208,6 +208,8 @@ pub struct Activation {
     settled: Mono,
     /// Sum of `served` at the last look.
     seen: u64,
+    /// Covers which instances there are and their states, now and when it was last asked.
+    sum: (u64, u64),
 }
 
 impl Activation {
@@ -228,6 +230,7 @@ impl Activation {
             next_look: Mono(0),
             settled: Mono(0),
             seen: 0,
+            sum: (0, 0),
         }
     }
 
@@ -254,6 +257,13 @@ impl Activation {
     /// Whether it is removed and nothing of it is left.
     pub fn is_over(&self) -> bool {
         self.removed && self.instances.is_empty() && self.queue.is_empty()
+    }
+
+    /// Whether an instance came, went or changed its state since this was last asked.
+    pub fn take_changed(&mut self) -> bool {
+        let changed = self.sum.0 != self.sum.1;
+        self.sum.1 = self.sum.0;
+        changed
     }
 
     /// How many instances there are.

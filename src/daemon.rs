@@ -1,6 +1,7 @@
 //! The daemon, assembled: ports first, then the store, then the runtime and what it still runs, then everything that
 //! serves. Read [`Daemon::build`] from top to bottom to see the whole process.
 
+mod board;
 mod catalog;
 mod clock;
 mod cluster;
@@ -9,6 +10,7 @@ mod driver;
 mod intake;
 mod keeper;
 mod registrar;
+mod streams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::activation::Fact;
 use crate::admin::server as admin;
@@ -28,7 +31,7 @@ use crate::crdt::replica::{self, Replica, Saved};
 use crate::gossip::{self, Membership, Peer};
 use crate::intake::Intake;
 use crate::node::{Input, Node};
-use crate::proxy::Forwarder;
+use crate::proxy::{Forwarder, Peers};
 use crate::rng::Rng;
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::logs::LogBook;
@@ -45,12 +48,14 @@ use crate::transport::{self, Hello, Transport};
 
 pub use cluster::identity::IdentityError;
 
+use board::{Board, Facts};
 use catalog::{Catalog, Definitions, fingerprint};
 use clock::Clock;
 use driver::{Driver, MESSAGES, Message};
 use intake::CoreHandle;
 use keeper::Workshop;
 use registrar::Registrar;
+use streams::Streams;
 
 /// Runtime events that may wait for the daemon; each becomes one message to the loop.
 const RUNTIME_EVENTS: usize = 1024;
@@ -63,6 +68,9 @@ const TOKEN: &str = "token";
 
 /// Between two clean-ups of the logs of removed components.
 const SWEEP: Duration = Duration::from_secs(3600);
+
+/// After the facts of a node changed, before what is kept is looked at: several nodes often come or go together.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// Between two tries to find out what a runtime runs that was away and is back.
 const ADOPT_AGAIN: Duration = Duration::from_secs(2);
@@ -136,6 +144,8 @@ pub struct Daemon {
     part: CancellationToken,
     cluster_task: JoinHandle<()>,
     fatal: watch::Receiver<Option<String>>,
+    board: Arc<Board>,
+    peer_requests: TaskTracker,
 }
 
 impl Daemon {
@@ -198,18 +208,32 @@ impl Daemon {
             }
         }
         let catalog = Arc::new(Catalog::new(definitions, gates));
+        let facts = Facts { name: config.name.to_string(), runtime: runtime.name().to_owned(), draining: false };
+        let board = Board::new(loaded.node, loaded.epoch, facts);
         let (messages, inbox) = mpsc::channel(MESSAGES);
         let missed = Arc::new(AtomicBool::new(false));
-        let core = CoreHandle::new(messages.clone(), Arc::clone(&missed), clock, rng.next_u64());
+        let core = CoreHandle::new(
+            messages.clone(),
+            Arc::clone(&missed),
+            clock,
+            rng.next_u64(),
+            Arc::clone(&board),
+            Arc::clone(&catalog),
+        );
         let core: Arc<dyn Intake> = Arc::new(core);
-        let forwarder = Arc::new(Forwarder::new(crate::proxy::Options::default()));
+        let streams = Arc::<Streams>::default();
+        let forwarder =
+            Forwarder::new(crate::proxy::Options::default()).with_peers(Arc::clone(&streams) as Arc<dyn Peers>);
+        let forwarder = Arc::new(forwarder);
         let workshop = Arc::new(Workshop {
             runtime: Arc::clone(&runtime),
             logs: Arc::clone(&logs),
             forwarder: Arc::clone(&forwarder),
             messages: messages.clone(),
         });
-        let driver = Driver::new(node, Arc::clone(&catalog), clock, inbox, missed, Arc::clone(&workshop));
+        telemetry::spawn("homes", follow_facts(board.facts_changed(), Arc::clone(&catalog), messages.clone()));
+        let (kept, shown) = (Arc::clone(&catalog), Arc::clone(&board));
+        let driver = Driver::new(node, kept, clock, inbox, missed, Arc::clone(&workshop), shown);
         let driver_task = telemetry::spawn("loop", driver.run());
 
         // What ran before is known to the loop before the first request can ask for an instance.
@@ -265,6 +289,16 @@ impl Daemon {
             stop_serving.clone(),
         );
         let cluster = cluster::Cluster { transport, view: Arc::default() };
+        streams.begin(cluster.clone());
+        let peer_requests = TaskTracker::new();
+        let serving = streams::serve(
+            cluster.clone(),
+            Arc::clone(&catalog),
+            Arc::clone(&core),
+            Arc::clone(&forwarder),
+            peer_requests.clone(),
+        );
+        telemetry::spawn("peer requests", serving);
         let desk = control::Desk {
             node: loaded.node,
             name: config.name.clone(),
@@ -280,6 +314,7 @@ impl Daemon {
             logs,
             core,
             forwarder,
+            board: Arc::clone(&board),
         };
         let desk = Arc::new(desk);
         let part = CancellationToken::new();
@@ -291,6 +326,7 @@ impl Daemon {
             registrar,
             post,
             desk: Arc::clone(&desk),
+            board: Arc::clone(&board),
             removed: removed_seen,
             seek: cluster::Seek::new(seeds, last_peers, address, rng.child("seek"), fatal.clone()),
             clock,
@@ -320,6 +356,8 @@ impl Daemon {
             part,
             cluster_task,
             fatal: failed,
+            board,
+            peer_requests,
         })
     }
 
@@ -361,9 +399,15 @@ impl Daemon {
     /// leaves the instances, closes the store.
     pub async fn stop(self) {
         tracing::info!(timeout = ?self.config.drain_timeout, "stopping: no new connections, requests may finish");
+        self.board.change(|facts| facts.draining = true);
         self.stop_serving.cancel();
         // The listener bounds this by the drain timeout itself.
         self.http_source.drained().await;
+        // What other nodes sent here before they heard of it.
+        self.peer_requests.close();
+        if tokio::time::timeout(self.config.drain_timeout, self.peer_requests.wait()).await.is_err() {
+            tracing::info!(open = self.peer_requests.len(), "leaving requests of other nodes that did not end in time");
+        }
         let _ = self.messages.send(Message::Input(Input::Drain)).await;
         if self.config.on_shutdown == OnShutdown::Stop {
             let (done, stopped) = oneshot::channel();
@@ -380,6 +424,18 @@ impl Daemon {
         // The registrar ends when the last handle to it is gone, and closes the store.
         let _ = self.registrar_task.await;
         tracing::info!("stopped");
+    }
+}
+
+/// Looks anew at what is kept whenever a node came, went or began to drain: another node may have to keep it.
+async fn follow_facts(mut facts: watch::Receiver<u64>, catalog: Arc<Catalog>, messages: mpsc::Sender<Message>) {
+    while facts.changed().await.is_ok() {
+        tokio::time::sleep(SETTLE).await;
+        facts.borrow_and_update();
+        let kept: Vec<_> = catalog.read().kept().cloned().collect();
+        if messages.send(Message::Changed(kept)).await.is_err() {
+            return;
+        }
     }
 }
 

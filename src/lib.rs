@@ -12,6 +12,7 @@ pub mod hash;
 pub mod id;
 pub mod model;
 pub mod node;
+pub mod placement;
 pub mod rng;
 pub mod router;
 pub mod slots;

@@ -66,6 +66,8 @@ pub struct Node {
     due: BTreeMap<ComponentName, Mono>,
     effects: VecDeque<(ComponentName, Effect)>,
     scratch: Vec<Effect>,
+    /// Components whose instances changed since it was last asked.
+    changed: BTreeSet<ComponentName>,
     rng: Rng,
     gates: Arc<Gates>,
     draining: bool,
@@ -81,6 +83,7 @@ impl Node {
             due: BTreeMap::new(),
             effects: VecDeque::new(),
             scratch: Vec::new(),
+            changed: BTreeSet::new(),
             rng,
             gates,
             draining: false,
@@ -156,6 +159,11 @@ impl Node {
         self.effects.pop_front()
     }
 
+    /// The components whose instances came, went or changed their state since this was last asked.
+    pub fn take_changed(&mut self) -> BTreeSet<ComponentName> {
+        std::mem::take(&mut self.changed)
+    }
+
     /// When to call [`Node::handle`] with [`Input::Tick`] at the latest.
     pub fn poll_timeout(&self) -> Option<Mono> {
         self.timers.first().map(|&(moment, _)| moment)
@@ -177,6 +185,9 @@ impl Node {
         activation.handle(fact, now, &mut self.rng, &mut self.scratch);
         self.totals.replace(before, Totals::of(Some(activation)));
         let over = activation.is_over();
+        if activation.take_changed() || over {
+            self.changed.insert(name.clone());
+        }
         let next = if over { None } else { activation.poll_timeout() };
         if over {
             self.activations.remove(&name);

@@ -291,6 +291,12 @@ impl Transport {
         self.close_data(node, Code::Banned);
     }
 
+    /// Ends the data connections to a node that is known to be gone: whoever waits for a stream of it hears so at once,
+    /// and not after the idle timeout.
+    pub fn abandon_data(&self, node: NodeId) {
+        self.close_data(node, Code::Unused);
+    }
+
     fn close_data(&self, node: NodeId, code: Code) {
         self.0.data_links().retain(|link| {
             if link.node == node {

@@ -10,6 +10,7 @@ use super::instance::{Instance, State};
 use super::scale::wanted;
 use super::{Activation, Effect, LOOK_BUSY, LOOK_QUIET};
 use crate::failure::{Failure, Phase};
+use crate::hash::Hash64;
 use crate::id::InstanceId;
 use crate::model::Component;
 use crate::model::component::{RestartOrder, Workload};
@@ -310,6 +311,12 @@ impl Activation {
             self.gate.set_live(live);
         }
         self.gate.set_waiting(self.queue.len());
+        let mut sum = Hash64::default();
+        for instance in self.instances.values() {
+            sum.bytes(instance.id.as_str().as_bytes());
+            sum.word(instance.shown() as u64);
+        }
+        self.sum.0 = sum.finish();
     }
 
     /// Sets the next look at the load: sooner while there is traffic.

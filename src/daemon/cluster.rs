@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::board::Board;
 use super::clock::Clock;
 use super::control;
 use super::registrar::Registrar;
@@ -86,6 +87,7 @@ pub(crate) struct Task {
     pub(crate) registrar: Registrar,
     pub(crate) post: Arc<Post>,
     pub(crate) desk: Arc<control::Desk>,
+    pub(crate) board: Arc<Board>,
     pub(crate) removed: watch::Receiver<BTreeSet<NodeId>>,
     pub(crate) seek: Seek,
     pub(crate) clock: Clock,
@@ -192,12 +194,15 @@ impl Task {
                     Ending::Reset => Evidence::Refused,
                     Ending::TimedOut | Ending::Failed(_) => Evidence::Closed,
                 };
+                if evidence == Evidence::Refused {
+                    self.cluster.transport.abandon_data(node);
+                }
                 self.membership.handle_evidence(node, evidence, now);
                 self.registrar.unreachable(node).await;
             }
-            Incoming::Call { bytes, reply, .. } => {
+            Incoming::Call { from, bytes, reply } => {
                 let desk = Arc::clone(&self.desk);
-                crate::telemetry::spawn("peer call", async move { reply.send(desk.answer_peer(&bytes).await) });
+                crate::telemetry::spawn("peer call", async move { reply.send(desk.answer_peer(from, &bytes).await) });
             }
         }
     }
@@ -223,21 +228,28 @@ impl Task {
                     tracing::info!(node = name(&peer), address = %peer.address, "node is up");
                     self.members().await;
                     self.registrar.connected(peer.node).await;
+                    self.board.greet(&self.cluster.transport, peer);
                 }
                 Event::Suspect(peer) => tracing::info!(node = name(&peer), "node is suspected to be down"),
                 Event::Trusted(peer) => tracing::info!(node = name(&peer), "node is alive after all"),
                 Event::Down(peer) => {
                     tracing::warn!(node = name(&peer), address = %peer.address, "node is down");
+                    self.board.part(peer.node);
+                    self.cluster.transport.abandon_data(peer.node);
                     self.members().await;
                     self.registrar.unreachable(peer.node).await;
                 }
                 Event::Left(peer) => {
                     tracing::info!(node = name(&peer), "node has left");
+                    self.board.part(peer.node);
                     self.members().await;
                     self.registrar.unreachable(peer.node).await;
                 }
                 Event::Renewed(peer) => {
                     tracing::warn!(life = peer.life, "this node was taken for dead and has joined again");
+                    // Whoever took it for dead has dropped all that it said.
+                    let there = self.membership.members().filter(|member| member.state == State::Alive);
+                    there.for_each(|member| self.board.greet(&self.cluster.transport, member.peer));
                 }
                 Event::Usurped { by } => {
                     let reason = format!(

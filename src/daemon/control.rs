@@ -2,7 +2,7 @@
 //!
 //! Decides nothing itself; turns inner types into those of the wire.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use super::board::{self, Board};
 use super::catalog::{Catalog, Definitions, Entry};
 use super::clock::Clock;
 use super::cluster::{Cluster, View};
@@ -24,6 +25,7 @@ use crate::admin::api::{
     VersionView, rfc3339,
 };
 use crate::crdt::Sibling;
+use crate::crdt::bulletin::{Sheet, Taken};
 use crate::crdt::replica::Lag;
 use crate::failure::Failure;
 use crate::gossip::{Member, State};
@@ -55,6 +57,12 @@ pub(crate) struct Desk {
     pub(crate) forwarder: Arc<Forwarder>,
     pub(crate) cluster: Cluster,
     pub(crate) peer: SocketAddr,
+    pub(crate) board: Arc<Board>,
+}
+
+/// The question that carries a sheet.
+pub(crate) fn sheet(sheet: Sheet) -> Bytes {
+    wire::encode(&Ask::Sheet(sheet)).unwrap_or_default().into()
 }
 
 /// What a peer may ask.
@@ -62,13 +70,17 @@ pub(crate) struct Desk {
 enum Ask {
     /// How it fares: the answer is a [`NodeView`] as JSON, to which fields can be added.
     Status,
+    /// To take in what it says of itself: the answer is a [`Taken`](crate::crdt::bulletin::Taken).
+    Sheet(Sheet),
+    /// Its instances, of one component or of all: the answer is a list of [`InstanceView`] as JSON.
+    Instances(Option<ComponentName>),
 }
 
 /// How long a peer may take to say how it fares: many round trips, and still a quick answer to `node ls`.
 const ASK: Duration = Duration::from_millis(500);
 
-/// The longest question of a peer in bytes.
-const ASK_MAX: usize = 1024;
+/// The longest question of a peer in bytes: a sheet and what is around its rows.
+const ASK_MAX: usize = 2 << 20;
 
 impl Desk {
     async fn look(&self, component: Option<ComponentName>) -> Result<Vec<Status>, ApiError> {
@@ -115,6 +127,11 @@ impl Desk {
             *instances.entry(shown.state).or_default() += 1;
         }
         let name = &entry.value.name;
+        for (node, load) in self.board.read().loads.get(name).into_iter().flatten() {
+            if *node != self.node {
+                load.instances.iter().for_each(|told| *instances.entry(told.state).or_default() += 1);
+            }
+        }
         let sources = definitions.sources.values().filter(|source| source.value.component == *name);
         ComponentView {
             name: name.to_string(),
@@ -186,14 +203,51 @@ impl Desk {
     }
 
     /// Answers a peer.
-    pub(crate) async fn answer_peer(&self, question: &[u8]) -> Bytes {
+    pub(crate) async fn answer_peer(&self, from: NodeId, question: &[u8]) -> Bytes {
         match wire::decode::<Ask, ASK_MAX>(question) {
             Ok(Ask::Status) => {}
+            Ok(Ask::Sheet(sheet)) => return board::answer(self.take_sheet(from, sheet)),
+            Ok(Ask::Instances(component)) => {
+                let statuses = self.look(component).await.unwrap_or_default();
+                let views: Vec<_> = statuses.iter().flat_map(|status| self.instances(status)).collect();
+                return serde_json::to_vec(&views).unwrap_or_default().into();
+            }
             // A newer release may ask what this one does not know; no answer says so.
             Err(_) => return Bytes::new(),
         }
         let view = self.own_view().await.ok().and_then(|view| serde_json::to_vec(&view).ok());
         view.unwrap_or_default().into()
+    }
+
+    /// The instances of all nodes that have some, as they say themselves; of one that does not answer none are shown.
+    async fn instances_elsewhere(&self, component: Option<ComponentName>) -> Vec<InstanceView> {
+        let with_some: BTreeSet<NodeId> = {
+            let heard = self.board.read();
+            let loads = heard.loads.iter().filter(|(name, _)| component.as_ref().is_none_or(|wanted| wanted == *name));
+            loads.flat_map(|(_, loads)| loads.keys().copied()).filter(|node| *node != self.node).collect()
+        };
+        let view = self.cluster.view.load();
+        let transport = &self.cluster.transport;
+        let question = Bytes::from(wire::encode(&Ask::Instances(component)).unwrap_or_default());
+        let there = view.members.iter().map(|member| member.peer).filter(|peer| with_some.contains(&peer.node));
+        let asked = there.map(|peer| {
+            let question = question.clone();
+            async move {
+                let answer = transport.call(peer.node, peer.address, question, ASK).await.ok()?;
+                serde_json::from_slice::<Vec<InstanceView>>(&answer).ok()
+            }
+        });
+        futures_util::future::join_all(asked).await.into_iter().flatten().flatten().collect()
+    }
+
+    /// What a peer says of itself counts while it is alive for this node.
+    fn take_sheet(&self, from: NodeId, sheet: Sheet) -> Option<Taken> {
+        let view = self.cluster.view.load();
+        let is_there = |member: &Member| matches!(member.state, State::Alive | State::Suspect);
+        if !view.members.iter().any(|member| member.peer.node == from && is_there(member)) {
+            return Some(Taken::Missing);
+        }
+        self.board.take(from, sheet)
     }
 
     /// How this node fares.
@@ -512,8 +566,12 @@ impl Control for Desk {
             {
                 return Err(self.unknown_component(name));
             }
-            let statuses = self.look(component).await?;
-            Ok(self.aged(statuses.iter().flat_map(|status| self.instances(status)).collect()))
+            let theirs = self.instances_elsewhere(component.clone());
+            let (statuses, theirs) = tokio::join!(self.look(component), theirs);
+            let mut views: Vec<_> = statuses?.iter().flat_map(|status| self.instances(status)).collect();
+            views.extend(theirs);
+            views.sort_by(|a, b| (&a.component, &a.node, &a.id).cmp(&(&b.component, &b.node, &b.id)));
+            Ok(self.aged(views))
         })
     }
 

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::board::{Board, Load, load_of};
 use super::catalog::Catalog;
 use super::clock::Clock;
 use super::keeper::{Keeper, Order, Workshop};
@@ -14,12 +16,16 @@ use crate::activation::queue::Waiter;
 use crate::activation::{Activation, Effect, Fact, Problem, Shown, Ticket};
 use crate::failure::Failure;
 use crate::id::{ComponentName, InstanceId};
+use crate::model::Component;
 use crate::node::{Input, Node, Totals};
 use crate::slots::Slots;
 
 /// Messages that may wait for the loop. A turn takes some microseconds, so this is tens of milliseconds of work, and
 /// four times the default queue of a component.
 pub(crate) const MESSAGES: usize = 16_384;
+
+/// How often it is looked whether the load of a component is still what others were told.
+const SAMPLE: Duration = Duration::from_millis(100);
 
 /// What reaches the loop.
 #[derive(Debug)]
@@ -63,6 +69,9 @@ pub(crate) struct Driver {
     workshop: Arc<Workshop>,
     keepers: BTreeMap<InstanceId, Keeper>,
     replies: BTreeMap<Ticket, Reply>,
+    board: Arc<Board>,
+    /// What the board says of this node's components.
+    said: BTreeMap<ComponentName, Load>,
 }
 
 impl Driver {
@@ -73,22 +82,32 @@ impl Driver {
         messages: mpsc::Receiver<Message>,
         missed: Arc<AtomicBool>,
         workshop: Arc<Workshop>,
+        board: Arc<Board>,
     ) -> Self {
-        Self { node, catalog, clock, messages, missed, workshop, keepers: BTreeMap::new(), replies: BTreeMap::new() }
+        let (keepers, replies, said) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { node, catalog, clock, messages, missed, workshop, keepers, replies, board, said }
     }
 
     /// Runs until [`Message::Leave`].
     pub(crate) async fn run(mut self) {
+        let mut samples = tokio::time::interval(SAMPLE);
+        samples.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let message = match self.node.poll_timeout() {
-                None => self.messages.recv().await,
-                Some(moment) => {
-                    let sleep = tokio::time::sleep_until(self.clock.instant(moment));
-                    tokio::select! {
-                        biased;
-                        message = self.messages.recv() => message,
-                        () = sleep => Some(Message::Input(Input::Tick)),
-                    }
+            let due = self.node.poll_timeout().map(|moment| self.clock.instant(moment));
+            let timer = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let message = tokio::select! {
+                biased;
+                message = self.messages.recv() => message,
+                () = timer => Some(Message::Input(Input::Tick)),
+                _ = samples.tick(), if !self.said.is_empty() => {
+                    let names: Vec<_> = self.said.keys().cloned().collect();
+                    names.into_iter().for_each(|name| self.say(name));
+                    continue;
                 }
             };
             match message {
@@ -99,6 +118,29 @@ impl Driver {
                 self.freed_everywhere();
             }
             self.carry_out();
+            for name in self.node.take_changed() {
+                self.say(name);
+            }
+        }
+    }
+
+    /// Tells the other nodes what this one does for a component, if they should know.
+    fn say(&mut self, component: ComponentName) {
+        let load = self
+            .node
+            .get(&component)
+            .and_then(|activation| load_of(&status(activation), activation.component().concurrency.get()));
+        match (self.said.get(&component), load) {
+            (None, None) => {}
+            (Some(said), Some(load)) if !said.differs(&load) => {}
+            (_, Some(load)) => {
+                self.board.load(&component, Some(load.clone()));
+                self.said.insert(component, load);
+            }
+            (Some(_), None) => {
+                self.board.load(&component, None);
+                self.said.remove(&component);
+            }
         }
     }
 
@@ -150,9 +192,21 @@ impl Driver {
     fn update(&mut self, component: ComponentName, is_concern: bool) {
         let is_known = self.node.get(&component).is_some();
         let fact = self.catalog.read().fact(&component, is_concern || is_known);
-        if let Some(fact) = fact {
+        if let Some(fact) = fact.map(|fact| self.at_home(fact)) {
             self.node.handle(Input::Component(component, fact), self.clock.now());
         }
+    }
+
+    /// The minimum of a component is for the cluster, so only one node keeps it: the one where it belongs.
+    fn at_home(&self, fact: Fact) -> Fact {
+        if let Fact::Define(component, fingerprint) = &fact
+            && component.min_instances > 0
+            && self.board.read().preferred(component, &[]).is_some_and(|home| home != self.board.me())
+        {
+            let elsewhere = Component { min_instances: 0, ..(**component).clone() };
+            return Fact::Define(Arc::new(elsewhere), fingerprint.clone());
+        }
+        fact
     }
 
     /// Looks at all components in which events wait: a message about a free slot was lost to a full queue.

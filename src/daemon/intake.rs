@@ -10,14 +10,17 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::board::{Board, Load};
+use super::catalog::Catalog;
 use super::clock::Clock;
 use super::driver::Message;
 use crate::activation::Fact;
 use crate::activation::queue::Waiter;
 use crate::failure::Failure;
-use crate::id::{ComponentName, InstanceId};
-use crate::intake::{Ask, Intake};
+use crate::id::{ComponentName, InstanceId, NodeId};
+use crate::intake::{Ask, Intake, Way};
 use crate::node::Input;
+use crate::placement::way::{Choice, Here, There, choose};
 use crate::slots::Slots;
 use crate::time::Mono;
 
@@ -30,11 +33,21 @@ pub(crate) struct CoreHandle {
     clock: Clock,
     tickets: AtomicU64,
     random: AtomicU64,
+    board: Arc<Board>,
+    catalog: Arc<Catalog>,
 }
 
 impl CoreHandle {
-    pub(crate) fn new(messages: mpsc::Sender<Message>, missed: Arc<AtomicBool>, clock: Clock, seed: u64) -> Self {
-        Self { messages, missed, clock, tickets: AtomicU64::new(1), random: AtomicU64::new(seed) }
+    pub(crate) fn new(
+        messages: mpsc::Sender<Message>,
+        missed: Arc<AtomicBool>,
+        clock: Clock,
+        seed: u64,
+        board: Arc<Board>,
+        catalog: Arc<Catalog>,
+    ) -> Self {
+        let (tickets, random) = (AtomicU64::new(1), AtomicU64::new(seed));
+        Self { messages, missed, clock, tickets, random, board, catalog }
     }
 
     fn tell(&self, input: Input) {
@@ -96,6 +109,29 @@ impl Intake for CoreHandle {
             place.answered = true;
             answer.unwrap_or(Err(Failure::Draining))
         })
+    }
+
+    fn way(&self, component: &ComponentName, avoid: &[NodeId]) -> Way {
+        let Some((definition, _)) = self.catalog.live(component) else { return Way::Here };
+        let me = self.board.me();
+        let heard = self.board.read();
+        let is_willing = |node: NodeId| !avoid.contains(&node) && heard.takes_work(node);
+        let mut here = Here::default();
+        let mut there = Vec::new();
+        for (&node, load) in heard.loads.get(component).into_iter().flatten() {
+            if node == me {
+                here.instances = load.ready + load.coming;
+            } else if is_willing(node) {
+                let Load { ready, coming, slots, events, .. } = *load;
+                there.push(There { node, ready, coming, slots, load: events });
+            }
+        }
+        let most = definition.max_instances.get().min(definition.max_per_node.get());
+        here.can_grow = here.instances < most && is_willing(me);
+        match choose(me, here, &there, self.random(), || heard.preferred(&definition, avoid)) {
+            Choice::Here => Way::Here,
+            Choice::There(node) => Way::There(node),
+        }
     }
 
     fn freed(&self, component: &ComponentName) {

@@ -416,7 +416,7 @@ mod tests {
             .map(|frame| match frame {
                 Frame::Data(bytes) => format!("data {}", bytes.len()),
                 Frame::Trailers(trailers) => format!("trailers {}", trailers.len()),
-                other => format!("{other:?}"),
+                other @ (Frame::Head(_) | Frame::Go | Frame::End | Frame::Broken) => format!("{other:?}"),
             })
             .collect();
         assert_eq!(shown, ["Go", "data 65536", "data 65536", "data 1", "trailers 2", "End", "Broken"]);

@@ -1,0 +1,349 @@
+//! What this node and the others say of themselves: facts about a node, and its load for each component.
+//!
+//! Own rows go to each peer in sheets that it acknowledges, one under way at a time; those of peers are kept while they
+//! are alive. Decides nothing; `crdt::bulletin` says what is sent, `placement::way` what follows from what was heard.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::crdt::bulletin::{Bulletin, Heard, Sheet, Taken};
+use crate::crdt::{Key, Kind, Row};
+use crate::gossip::Peer;
+use crate::id::{ComponentName, NodeId};
+use crate::model::Component;
+use crate::model::component::Workload;
+use crate::model::instance::InstanceState;
+use crate::placement::rendezvous::{self, elected};
+use crate::telemetry;
+use crate::transport::Transport;
+
+/// The format of the rows here: JSON, to which fields can be added.
+const FORMAT: u16 = 1;
+
+/// How long a peer may take to acknowledge a sheet: many round trips.
+const TELL: Duration = Duration::from_secs(2);
+
+/// The pause after a sheet that was not acknowledged, doubled up to the second.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Changes that come within this time share a sheet. Nobody waits for it on the warm path, and a cold start takes
+/// longer; at a thousand changes a second it saves nine sheets of ten.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// Instances that a load names one by one; it counts all of them. More would not fit into a row of 64 KiB.
+const NAMED: usize = 128;
+
+/// What a node is and wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Facts {
+    pub(crate) name: String,
+    /// `docker` or `process`.
+    pub(crate) runtime: String,
+    /// Takes no new work.
+    #[serde(default)]
+    pub(crate) draining: bool,
+}
+
+/// An instance as its node tells the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) id: String,
+    pub(crate) state: InstanceState,
+    pub(crate) version: String,
+    #[serde(default)]
+    pub(crate) address: Option<String>,
+    #[serde(default)]
+    pub(crate) handle: String,
+    /// Milliseconds since the epoch.
+    pub(crate) started: u64,
+}
+
+/// What a node does for a component.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Load {
+    pub(crate) ready: u32,
+    /// Starting or frozen.
+    pub(crate) coming: u32,
+    /// Slots of the ready ones.
+    pub(crate) slots: u32,
+    /// Events in flight and waiting.
+    pub(crate) events: u32,
+    pub(crate) instances: Vec<Told>,
+}
+
+impl Load {
+    /// Whether others should hear of `now` when they know `self`: always of instances, of events only when they changed
+    /// by an eighth, or when room came or went.
+    pub(crate) fn differs(&self, now: &Self) -> bool {
+        let moved = self.events.abs_diff(now.events);
+        let room = |load: &Self| load.events < load.slots;
+        let quiet = |load: &Self| load.events == 0;
+        (self.ready, self.coming, self.slots) != (now.ready, now.coming, now.slots)
+            || self.instances != now.instances
+            || room(self) != room(now)
+            || quiet(self) != quiet(now)
+            || moved > self.events / 8
+    }
+}
+
+/// What was heard of others, and said by this node.
+#[derive(Debug, Default)]
+pub(crate) struct Heards {
+    pub(crate) facts: BTreeMap<NodeId, Facts>,
+    pub(crate) loads: BTreeMap<ComponentName, BTreeMap<NodeId, Load>>,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Board {
+    me: NodeId,
+    bulletin: Mutex<Bulletin>,
+    /// Of all that are alive, this node included.
+    heard: RwLock<Heards>,
+    head: watch::Sender<u64>,
+    /// Grows when the facts of a node came, went or changed.
+    facts: watch::Sender<u64>,
+    tellers: Mutex<BTreeMap<NodeId, JoinHandle<()>>>,
+}
+
+impl Board {
+    pub(crate) fn new(me: NodeId, epoch: u64, facts: Facts) -> Arc<Self> {
+        let board = Self {
+            me,
+            bulletin: Mutex::new(Bulletin::new(epoch)),
+            heard: RwLock::default(),
+            head: watch::Sender::new(0),
+            facts: watch::Sender::new(0),
+            tellers: Mutex::default(),
+        };
+        board.say(facts);
+        Arc::new(board)
+    }
+
+    pub(crate) fn me(&self) -> NodeId {
+        self.me
+    }
+
+    fn bulletin(&self) -> MutexGuard<'_, Bulletin> {
+        self.bulletin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Heards> {
+        self.heard.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this node is and wants from now on.
+    pub(crate) fn say(&self, facts: Facts) {
+        let row = row(&facts);
+        self.heard.write().unwrap_or_else(PoisonError::into_inner).facts.insert(self.me, facts);
+        self.facts.send_modify(|count| *count += 1);
+        self.post(Kind::FACTS, "self", row);
+    }
+
+    /// Says the same with a change.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Facts)) {
+        let facts = self.read().facts.get(&self.me).cloned();
+        if let Some(mut facts) = facts {
+            change(&mut facts);
+            self.say(facts);
+        }
+    }
+
+    /// What this node does for a component; nothing any more if `None`.
+    pub(crate) fn load(&self, component: &ComponentName, load: Option<Load>) {
+        let row = load.as_ref().and_then(row);
+        self.heard.write().unwrap_or_else(PoisonError::into_inner).set(component.clone(), self.me, load);
+        self.post(Kind::LOAD, component.as_str(), row);
+    }
+
+    fn post(&self, kind: Kind, name: &str, row: Option<Row>) {
+        // A name of a component is a key.
+        let Ok(key) = Key::new(kind, name) else { return };
+        let mut bulletin = self.bulletin();
+        if bulletin.post(key, row) {
+            self.head.send_replace(bulletin.head());
+        }
+    }
+
+    /// Takes in what a peer said, and says what it wants to hear. None if it cannot be read.
+    pub(crate) fn take(&self, from: NodeId, sheet: Sheet) -> Option<Taken> {
+        let mut bulletin = self.bulletin();
+        let (taken, changed) = match bulletin.take(from, sheet) {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::debug!(%from, %error, "what a peer says of itself cannot be read");
+                return None;
+            }
+        };
+        let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
+        let has_facts = changed.iter().any(|key| key.kind() == Kind::FACTS);
+        for key in changed {
+            heard.apply(from, &key, bulletin.get(from, &key));
+        }
+        drop(heard);
+        if has_facts {
+            self.facts.send_modify(|count| *count += 1);
+        }
+        Some(taken)
+    }
+
+    /// A peer is there, or there again: it hears everything.
+    pub(crate) fn greet(self: &Arc<Self>, transport: &Transport, peer: Peer) {
+        let work = Arc::clone(self).tell(transport.clone(), peer);
+        let old = self.tellers().insert(peer.node, telemetry::spawn("peer teller", work));
+        old.inspect(JoinHandle::abort);
+    }
+
+    /// A peer is gone, with all that it said.
+    pub(crate) fn part(&self, node: NodeId) {
+        self.tellers().remove(&node).inspect(JoinHandle::abort);
+        let gone = self.bulletin().drop_owner(node);
+        let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
+        for key in gone {
+            heard.apply(node, &key, None);
+        }
+        drop(heard);
+        self.facts.send_modify(|count| *count += 1);
+    }
+
+    /// What grows when the facts of a node came, went or changed.
+    pub(crate) fn facts_changed(&self) -> watch::Receiver<u64> {
+        self.facts.subscribe()
+    }
+
+    fn tellers(&self) -> MutexGuard<'_, BTreeMap<NodeId, JoinHandle<()>>> {
+        self.tellers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn tell(self: Arc<Self>, transport: Transport, peer: Peer) {
+        let mut head = self.head.subscribe();
+        let (mut heard, mut pause) = (Heard::default(), AGAIN.0);
+        loop {
+            let now = *head.borrow_and_update();
+            if heard.is_all(now) {
+                if head.changed().await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(GATHER).await;
+                continue;
+            }
+            let (sheet, after) = self.bulletin().sheet(heard);
+            let question = super::control::sheet(sheet);
+            let answer = transport.call(peer.node, peer.address, question, TELL).await;
+            match answer.ok().and_then(|answer| taken(&answer)) {
+                Some(Taken::Known) => (heard, pause) = (after, AGAIN.0),
+                Some(Taken::Missing) if heard != Heard::default() => heard = Heard::default(),
+                // Not there, or not yet one of its members.
+                Some(Taken::Missing) | None => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(AGAIN.1);
+                    heard = Heard::default();
+                }
+            }
+        }
+    }
+}
+
+/// The answer to a sheet.
+pub(crate) fn answer(taken: Option<Taken>) -> Bytes {
+    taken.and_then(|taken| crate::wire::encode(&taken).ok()).unwrap_or_default().into()
+}
+
+fn taken(answer: &[u8]) -> Option<Taken> {
+    crate::wire::decode::<Taken, 16>(answer).ok()
+}
+
+fn row<T: Serialize>(value: &T) -> Option<Row> {
+    // Structs of texts and numbers can always be written.
+    Some(Row { format: FORMAT, bytes: serde_json::to_vec(value).ok()?.into() })
+}
+
+fn value<'a, T: Deserialize<'a>>(row: Option<&'a Row>) -> Option<T> {
+    let row = row.filter(|row| row.format == FORMAT)?;
+    serde_json::from_slice(&row.bytes).inspect_err(|error| tracing::debug!(%error, "a row of a peer is none")).ok()
+}
+
+impl Heards {
+    /// Whether a node is there and takes new work.
+    pub(crate) fn takes_work(&self, node: NodeId) -> bool {
+        self.facts.get(&node).is_some_and(|facts| !facts.draining)
+    }
+
+    /// Where the first instance of a component belongs: the same on all nodes that have heard the same. None if no node
+    /// can run it.
+    pub(crate) fn preferred(&self, component: &Component, avoid: &[NodeId]) -> Option<NodeId> {
+        let runtime = match component.workload {
+            Workload::Image(_) => "docker",
+            Workload::Command(_) => "process",
+        };
+        let able = self.facts.iter().filter(|(_, facts)| facts.runtime == runtime && !facts.draining);
+        let able = able.filter(|(node, _)| !avoid.contains(node));
+        elected(&rendezvous::Key::component(&component.name), able.map(|(node, _)| (*node, NonZeroU32::MIN)))
+    }
+
+    fn apply(&mut self, owner: NodeId, key: &Key, row: Option<&Row>) {
+        match key.kind() {
+            Kind::FACTS => match value(row) {
+                Some(facts) => drop(self.facts.insert(owner, facts)),
+                None => drop(self.facts.remove(&owner)),
+            },
+            Kind::LOAD => {
+                if let Ok(component) = key.name().parse() {
+                    self.set(component, owner, value(row));
+                }
+            }
+            // A later release says more.
+            _ => {}
+        }
+    }
+
+    fn set(&mut self, component: ComponentName, owner: NodeId, load: Option<Load>) {
+        match load {
+            Some(load) => drop(self.loads.entry(component).or_default().insert(owner, load)),
+            None => {
+                if let Some(loads) = self.loads.get_mut(&component) {
+                    loads.remove(&owner);
+                    if loads.is_empty() {
+                        self.loads.remove(&component);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The load of a component out of its instances and the events that wait.
+pub(crate) fn load_of(status: &super::driver::Status, limit: u32) -> Option<Load> {
+    if status.instances.is_empty() && status.waiting == 0 {
+        return None;
+    }
+    let mut load = Load { events: status.waiting, ..Load::default() };
+    for shown in &status.instances {
+        match shown.state {
+            InstanceState::Ready => {
+                load.ready += 1;
+                load.slots = load.slots.saturating_add(limit);
+            }
+            InstanceState::Pulling | InstanceState::Starting | InstanceState::Frozen => load.coming += 1,
+            InstanceState::Draining | InstanceState::Stopping => {}
+        }
+        load.events = load.events.saturating_add(shown.in_flight);
+    }
+    let told = status.instances.iter().take(NAMED).map(|shown| Told {
+        id: shown.id.to_string(),
+        state: shown.state,
+        version: shown.fingerprint.clone(),
+        address: shown.address.map(|address| address.to_string()),
+        handle: shown.handle.clone(),
+        started: shown.started_at.0,
+    });
+    load.instances = told.collect();
+    Some(load)
+}

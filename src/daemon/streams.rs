@@ -1,0 +1,66 @@
+//! Streams of requests between nodes: opens them for the proxy, and hands those of others to it.
+//!
+//! Knows nothing of what is in them.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::catalog::Catalog;
+use super::cluster::Cluster;
+use crate::id::NodeId;
+use crate::intake::Intake;
+use crate::proxy::{Forwarder, PeerStream, Peers};
+use crate::telemetry;
+
+use tokio_util::task::TaskTracker;
+
+/// For a stream to another node, its connection included: two round trips where it is new, and one lost packet. Who is
+/// not reached by then is passed over for another.
+const OPEN: Duration = Duration::from_secs(1);
+
+/// Opens streams, as soon as the cluster is there.
+#[derive(Debug, Default)]
+pub(crate) struct Streams(OnceLock<Cluster>);
+
+impl Streams {
+    pub(crate) fn begin(&self, cluster: Cluster) {
+        // Called once, when the daemon is built.
+        let _ = self.0.set(cluster);
+    }
+}
+
+impl Peers for Streams {
+    fn open(&self, node: NodeId) -> Pin<Box<dyn Future<Output = Result<PeerStream, String>> + Send + '_>> {
+        Box::pin(async move {
+            let cluster = self.0.get().ok_or("this node is starting")?;
+            let address = {
+                let view = cluster.view.load();
+                view.members.iter().find(|member| member.peer.node == node).map(|member| member.peer.address)
+            };
+            let address = address.ok_or_else(|| format!("node {node} is not known"))?;
+            let opened = cluster.transport.open_data(node, address, OPEN).await;
+            let (receive, send) = opened.map_err(|error| format!("node {node}: {error}"))?.into_halves();
+            Ok(PeerStream { send, receive })
+        })
+    }
+}
+
+/// Serves the requests of others until the transport ends; `requests` counts those under way.
+pub(crate) async fn serve(
+    cluster: Cluster,
+    catalog: Arc<Catalog>,
+    core: Arc<dyn Intake>,
+    forwarder: Arc<Forwarder>,
+    requests: TaskTracker,
+) {
+    while let Some((_, stream)) = cluster.transport.accept_data().await {
+        let (receive, send) = stream.into_halves();
+        let (catalog, core, forwarder) = (Arc::clone(&catalog), Arc::clone(&core), Arc::clone(&forwarder));
+        let request = async move {
+            forwarder.serve_peer(&core, |name| catalog.live(name), PeerStream { send, receive }).await;
+        };
+        telemetry::spawn("peer request", requests.track_future(request));
+    }
+}

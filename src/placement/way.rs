@@ -1,0 +1,144 @@
+//! Which node takes an event that found no free slot on the node where it came in.
+//!
+//! Every node decides for itself, from what the others said of themselves a moment ago; all of them choose alike where
+//! nothing runs yet, so that events that come in everywhere at once start one instance and not one on each node. A wrong
+//! guess costs one hop: the node that was chosen holds the event, or refuses and the next one is asked.
+//!
+//! Knows nothing of requests, connections or time.
+
+use crate::id::NodeId;
+
+/// What this node has for the component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Here {
+    /// Instances that are ready, coming or frozen.
+    pub instances: u32,
+    /// Whether another one may be started.
+    pub can_grow: bool,
+}
+
+/// What another node has for it, as it said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct There {
+    /// Which.
+    pub node: NodeId,
+    /// Instances that take events.
+    pub ready: u32,
+    /// Instances that start or are frozen.
+    pub coming: u32,
+    /// Slots of the ready ones.
+    pub slots: u32,
+    /// Events that they have, and that wait there.
+    pub load: u32,
+}
+
+impl There {
+    fn has_room(&self) -> bool {
+        self.ready > 0 && self.load < self.slots
+    }
+
+    /// Whether its load is the smaller share of its slots.
+    fn is_freer_than(&self, other: &Self) -> bool {
+        u64::from(self.load) * u64::from(other.slots.max(1)) < u64::from(other.load) * u64::from(self.slots.max(1))
+    }
+}
+
+/// Who takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// This node: it holds the event, and starts what is missing.
+    Here,
+    /// Another.
+    There(NodeId),
+}
+
+/// Chooses. `ranked` are the nodes that could start an instance, this one included, the preferred first; it is asked
+/// only where nothing runs or comes. Nodes that were tried for the event already are in neither list.
+pub fn choose(me: NodeId, here: Here, there: &[There], random: u64, ranked: impl FnOnce() -> Option<NodeId>) -> Choice {
+    if here.instances > 0 && here.can_grow {
+        return Choice::Here;
+    }
+    let free: Vec<&There> = there.iter().filter(|there| there.has_room()).collect();
+    if let Some(best) = better_of_two(&free, random) {
+        return Choice::There(best.node);
+    }
+    if here.instances > 0 {
+        return Choice::Here;
+    }
+    // One that is full or on its way is better than a second one: where it is, its node decides whether to add more.
+    let busy: Vec<&There> = there.iter().filter(|there| there.ready + there.coming > 0).collect();
+    if let Some(best) = better_of_two(&busy, random) {
+        return Choice::There(best.node);
+    }
+    match ranked() {
+        Some(node) if node != me => Choice::There(node),
+        Some(_) | None => Choice::Here,
+    }
+}
+
+/// The freer of two drawn by chance: nearly as even as the freest of all, and what was said a moment ago does not send
+/// everybody to the same node.
+fn better_of_two<'a>(of: &[&'a There], random: u64) -> Option<&'a There> {
+    let count = of.len();
+    let first = of.get((random & 0xffff_ffff) as usize % count.max(1))?;
+    if count == 1 {
+        return Some(first);
+    }
+    let step = 1 + (random >> 32) as usize % (count - 1);
+    let second = of.get(((random & 0xffff_ffff) as usize + step) % count)?;
+    Some(if second.is_freer_than(first) { second } else { first })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: NodeId = NodeId(1);
+
+    fn there(node: u64, ready: u32, coming: u32, load: u32) -> There {
+        There { node: NodeId(node), ready, coming, slots: ready * 10, load }
+    }
+
+    fn choose_alone(here: Here, others: &[There], first: u64) -> Choice {
+        let choices = (0..8).map(|random| choose(ME, here, others, random << 32 | random, || Some(NodeId(first))));
+        let choices: Vec<Choice> = choices.collect();
+        assert!(choices.windows(2).all(|pair| pair[0] == pair[1]), "chance decides nothing here: {choices:?}");
+        choices[0]
+    }
+
+    #[test]
+    fn where_nothing_runs_all_choose_the_first_in_rank() {
+        let nothing = Here::default();
+        assert_eq!(choose_alone(nothing, &[], 1), Choice::Here);
+        assert_eq!(choose_alone(nothing, &[], 2), Choice::There(NodeId(2)));
+        assert_eq!(choose(ME, nothing, &[], 0, || None), Choice::Here, "nobody can: this node says why");
+    }
+
+    #[test]
+    fn an_instance_that_runs_or_comes_somewhere_is_not_started_a_second_time() {
+        let nothing = Here { instances: 0, can_grow: true };
+        assert_eq!(choose_alone(nothing, &[there(3, 1, 0, 2)], 1), Choice::There(NodeId(3)));
+        assert_eq!(choose_alone(nothing, &[there(3, 1, 0, 10)], 1), Choice::There(NodeId(3)));
+        assert_eq!(choose_alone(nothing, &[there(3, 0, 1, 4)], 1), Choice::There(NodeId(3)));
+        assert_eq!(choose_alone(nothing, &[there(3, 0, 0, 0)], 1), Choice::Here);
+    }
+
+    #[test]
+    fn an_event_stays_where_another_instance_may_be_added_and_goes_where_room_is_otherwise() {
+        let grows = Here { instances: 1, can_grow: true };
+        let full = Here { instances: 1, can_grow: false };
+        assert_eq!(choose_alone(grows, &[there(3, 1, 0, 0)], 2), Choice::Here);
+        assert_eq!(choose_alone(full, &[there(3, 1, 0, 9)], 2), Choice::There(NodeId(3)));
+        assert_eq!(choose_alone(full, &[there(3, 1, 0, 10)], 2), Choice::Here);
+    }
+
+    #[test]
+    fn of_two_with_room_the_freer_one_is_taken_and_a_full_one_never() {
+        let others = [there(2, 2, 0, 15), there(3, 1, 0, 3), there(4, 1, 0, 10)];
+        for random in 0..1000_u64 {
+            let random = random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let choice = choose(ME, Here::default(), &others, random, || None);
+            assert_eq!(choice, Choice::There(NodeId(3)), "both with room are always drawn");
+        }
+    }
+}
