@@ -70,7 +70,7 @@ pub(crate) fn sheet(sheet: Sheet) -> Bytes {
 enum Ask {
     /// How it fares: the answer is a [`NodeView`] as JSON, to which fields can be added.
     Status,
-    /// To take in what it says of itself: the answer is a [`Taken`](crate::crdt::bulletin::Taken).
+    /// To take in what it says of itself: the answer is a [`Taken`].
     Sheet(Sheet),
     /// Its instances, of one component or of all: the answer is a list of [`InstanceView`] as JSON.
     Instances(Option<ComponentName>),
