@@ -1,6 +1,6 @@
 //! One request over one stream between two nodes: where it came in, and where an instance takes it.
 //!
-//! [`ask`] is the side where it came in, [`serve`] the other; [`wire`] says what their bytes are. A request never makes
+//! `ask` is the side where it came in, `serve` the other; `wire` says what their bytes are. A request never makes
 //! a second hop: who serves one looks for a slot on its own node only. The slot is held until the last byte of the
 //! answer was taken by the stream. Either side ends all of it by closing its half early.
 //!
