@@ -115,8 +115,8 @@ fn steady(rule: Rule, rate: u64, seed: u64) -> (u32, u32, u32, u32) {
     for step in 0..11 * 60 * 20_u64 {
         owner.now = Mono(step * 50_000_000);
         ends.retain(|end| *end > step);
-        // A thousand small chances: near enough to chance without memory.
-        let coming = (0..1000).filter(|_| rng.below(1_000_000) < rate * 50).count();
+        // Ten small chances for each event: near enough to chance without memory.
+        let coming = (0..rate / 2).filter(|_| rng.below(10) == 0).count();
         ends.extend((0..coming).map(|_| step + 2 + rng.below(5)));
         let count = owner.demand(ends.len() as u32);
         highest = highest.max(ends.len() as u32);
