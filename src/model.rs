@@ -10,6 +10,7 @@ pub mod instance;
 pub mod invalid;
 mod reader;
 pub mod schedule;
+pub mod share;
 pub mod source;
 pub mod suggest;
 pub mod units;

@@ -8,15 +8,19 @@
 //! A core without IO. It knows nothing of membership, of the registry or of runtimes: the shell hands it facts.
 
 mod elect;
+mod places;
 pub mod planner;
 pub mod rendezvous;
 #[cfg(test)]
 mod samples;
 pub mod scale;
+pub mod scheduler;
 pub mod view;
 pub mod way;
 
 pub use elect::{owner, poller};
+pub use places::Places;
 pub use planner::{Explanation, Planner, Refusal, Targets, Verdict};
 pub use scale::{Because, Rule, Scale};
+pub use scheduler::Scheduler;
 pub use view::{Duty, Engine, Node, Presence, Require, Singleton, View, Want};

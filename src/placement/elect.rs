@@ -26,12 +26,12 @@ pub fn poller(source: &SourceName, slot: u32, nodes: &BTreeMap<NodeId, Node>) ->
     elected(&Key::slot(source, slot), on_duty(nodes))
 }
 
-fn on_duty(nodes: &BTreeMap<NodeId, Node>) -> impl Iterator<Item = (NodeId, NonZeroU32)> {
+pub(super) fn on_duty(nodes: &BTreeMap<NodeId, Node>) -> impl Iterator<Item = (NodeId, NonZeroU32)> {
     let on_duty = nodes.iter().filter(|(_, node)| node.presence.can_act() && node.duty == Duty::Active);
     on_duty.map(|(id, node)| (*id, node.weight))
 }
 
-fn able(nodes: &BTreeMap<NodeId, Node>) -> impl Iterator<Item = (NodeId, NonZeroU32)> {
+pub(super) fn able(nodes: &BTreeMap<NodeId, Node>) -> impl Iterator<Item = (NodeId, NonZeroU32)> {
     nodes.iter().filter(|(_, node)| node.presence.can_act()).map(|(id, node)| (*id, node.weight))
 }
 

@@ -14,7 +14,7 @@
 //! and the node takes it: it could hold the component at all (it is there and on duty, runs the engine, has the labels,
 //! is large enough, has fewer than `max_per_node` of it), it has memory left, and, unless the edge is hard, its load has
 //! not reached its bound. The bound is [`FACTOR`] of its fair share: what all components want, in bytes, divided among
-//! the nodes that take work by their weights. So the last instance may stand across the bound, and a node is beyond it
+//! the nodes that take work by their weights; or half of its memory, if that is more. So the last instance may stand across the bound, and a node is beyond it
 //! by more than that only if no node within its bound could take what it has.
 //!
 //! Every instance asks its favourite nodes first, and a node prefers those for whom it is a favourite: nobody is moved
@@ -53,6 +53,11 @@ pub use explain::{Explanation, Refusal, Verdict};
 /// sizes on a node, chance alone loads 2 nodes of 100 so high, so few instances are sent elsewhere; and a node at its
 /// bound has a fifth less headroom than the average one. HAProxy and Envoy advise 1.25 to 1.5 for the same purpose.
 pub const FACTOR: (u64, u64) = (5, 4);
+
+/// A node that is filled to less than one part of so many is within its bound in any case: half of its memory. In a
+/// cluster with little to do the fair share is less than one instance, and each one that is started would push others
+/// from node to node.
+const ROOMY: u64 = 2;
 
 /// Above this share of all components it is cheaper to begin anew, in order, than to correct: a correction moves what
 /// stands behind it in a line, and lines of small clusters are long.
@@ -213,6 +218,13 @@ impl Planner {
         self.entry_of.get(name).map(|entry| self.entries[*entry as usize].targets()).unwrap_or_default()
     }
 
+    /// How many of the first `some` instances, in the order of the rule, are meant to be on this node.
+    pub fn first(&self, name: &ComponentName, node: NodeId, some: u32) -> u32 {
+        let Some(entry) = self.entry_of.get(name).map(|entry| &self.entries[*entry as usize]) else { return 0 };
+        let first = entry.seats.iter().take(some as usize).filter(|seat| seat.at.node == node);
+        u32::try_from(first.count()).unwrap_or(u32::MAX)
+    }
+
     /// What is meant to be on this node.
     pub fn share(&self, node: NodeId) -> BTreeMap<ComponentName, u32> {
         let mut share = BTreeMap::new();
@@ -348,8 +360,7 @@ impl Planner {
             let limit = if this.is_open() {
                 let weight = u128::from(this.node.weight.get()) * u128::from(FACTOR.0);
                 let share = self.total.saturating_mul(weight) / (u128::from(self.weights) * u128::from(FACTOR.1));
-                // With 0 a node would refuse what reserves nothing.
-                u64::try_from(share).unwrap_or(u64::MAX).max(1)
+                u64::try_from(share).unwrap_or(u64::MAX).max(this.node.capacity / ROOMY).max(1)
             } else {
                 0
             };

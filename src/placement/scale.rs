@@ -14,10 +14,12 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::Component;
 use crate::time::Mono;
 
-/// How long demand must stay low before an instance is given up, in six parts. 30 s is what a node alone waited
+/// How long demand must stay low before an instance is given up, at most, in six parts. 30 s is what a node alone waited
 /// at most, and the time after which an unused instance is frozen; Knative waits 60 s, but has no frozen ones to spare.
 pub const WINDOW: Duration = Duration::from_secs(30);
 
@@ -53,6 +55,8 @@ pub struct Rule {
     pub min: u32,
     /// Instances at most in the cluster; never below `min`.
     pub max: u32,
+    /// How long demand must stay low before an instance is given up.
+    pub window: Duration,
 }
 
 impl From<&Component> for Rule {
@@ -62,12 +66,15 @@ impl From<&Component> for Rule {
             limit: component.concurrency,
             min: component.min_instances,
             max: component.max_instances.get(),
+            // An instance that may be stopped sooner is not wanted for longer. Below a second chance decides.
+            window: component.idle_timeout.clamp(SMOOTH, WINDOW),
         }
     }
 }
 
 /// Why a count is what it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Because {
     /// No event came for a whole window.
     #[default]
@@ -104,9 +111,8 @@ pub enum Because {
 
 impl fmt::Display for Because {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = WINDOW.as_secs();
         match self {
-            Self::Unused => write!(f, "no event came in the last {seconds} s"),
+            Self::Unused => f.write_str("no event came for a while"),
             Self::Minimum => f.write_str("that is the minimum"),
             Self::Maximum { need } => write!(f, "that is the maximum; demand asks for {need}"),
             Self::Demand { events, target } => {
@@ -116,10 +122,9 @@ impl fmt::Display for Because {
                 f,
                 "{events} events came, more than the instances could take, and {target} are meant for each instance"
             ),
-            Self::Recent { events, target } => write!(
-                f,
-                "up to {events} events were there in the last {seconds} s, and {target} are meant for each instance"
-            ),
+            Self::Recent { events, target } => {
+                write!(f, "up to {events} events were there a short time ago, and {target} are meant for each instance")
+            }
         }
     }
 }
@@ -136,6 +141,8 @@ pub struct Scale {
     /// The highest level of each part of the window, the current one first, in thousandths.
     peaks: [u64; PARTS + 1],
     part_since: Mono,
+    /// When there was an event last.
+    used: Mono,
 }
 
 impl Scale {
@@ -147,7 +154,16 @@ impl Scale {
         let level = u64::from(count) * u64::from(rule.target.get()) * MILLI * 100 / (100 + MARGIN);
         let mut peaks = [0; PARTS + 1];
         peaks[0] = level;
-        Self { count, because: Because::default(), demand: 0, average: level, seen: now, peaks, part_since: now }
+        Self {
+            count,
+            because: Because::default(),
+            demand: 0,
+            average: level,
+            seen: now,
+            peaks,
+            part_since: now,
+            used: now,
+        }
     }
 
     /// The count, and why.
@@ -158,7 +174,13 @@ impl Scale {
     /// Takes the demand of the whole cluster as of now and says how many instances are wanted.
     pub fn handle(&mut self, rule: &Rule, demand: u32, now: Mono) -> u32 {
         self.smooth(demand, now);
-        self.slide(now);
+        self.slide(rule, now);
+        if demand > 0 {
+            self.used = now;
+        } else if now.since(self.used) >= rule.window {
+            // A whole window without an event: whatever the average still remembers.
+            (self.average, self.peaks) = (0, [0; PARTS + 1]);
+        }
         let burst = u64::from(demand) > u64::from(self.count) * u64::from(rule.limit.get());
         if burst {
             self.average = self.average.max(u64::from(demand) * MILLI);
@@ -186,7 +208,9 @@ impl Scale {
             return Some(self.seen.after(LOOK));
         }
         let settled = self.count == rule.min && self.peaks.iter().all(|peak| *peak == 0);
-        (!settled).then(|| self.part_since.after(WINDOW / PARTS as u32))
+        let part = self.part_since.after(rule.window / PARTS as u32);
+        let unused = Some(self.used.after(rule.window)).filter(|due| self.demand == 0 && *due > self.seen);
+        (!settled).then(|| unused.map_or(part, |unused| unused.min(part)))
     }
 
     fn smooth(&mut self, demand: u32, now: Mono) {
@@ -201,16 +225,12 @@ impl Scale {
             let whole = (SMOOTH + step).as_nanos() as i128;
             self.average = u64::try_from(i128::from(self.average) + part / whole).unwrap_or(0);
         }
-        if demand == 0 && self.average < MILLI / 20 {
-            // A twentieth of an event is nobody: without this the average would never end.
-            self.average = 0;
-        }
         self.demand = demand;
         self.seen = self.seen.max(now);
     }
 
-    fn slide(&mut self, now: Mono) {
-        let part = WINDOW / PARTS as u32;
+    fn slide(&mut self, rule: &Rule, now: Mono) {
+        let part = rule.window / PARTS as u32;
         for _ in 0..=PARTS {
             if now.since(self.part_since) < part {
                 return;

@@ -170,28 +170,6 @@ impl Planner {
         })
     }
 
-    /// Nodes that could take one more instance now, the best one first: whom to ask for a cold start that cannot wait
-    /// until the owner has raised the count. The first is where the rule would put the next one, unless nodes are so full
-    /// that it would displace others.
-    pub fn candidates(&self, name: &ComponentName) -> Vec<NodeId> {
-        let Some(entry) = self.entry_of.get(name).map(|entry| &self.entries[*entry as usize]) else {
-            return Vec::new();
-        };
-        let targets = entry.targets();
-        let mut order = Vec::new();
-        for Ranked { cost, node, host } in self.rank_all(entry) {
-            let host = &self.hosts[host as usize];
-            let has = targets.get(&node).copied().unwrap_or(0);
-            let load = host.line.load();
-            let room = load.saturating_add(entry.want.reserve) <= host.node.capacity;
-            if self.fits(entry, host) && has < entry.want.max_per_node.get() && room {
-                order.push((load >= host.limit, has, cost, node));
-            }
-        }
-        order.sort_unstable();
-        order.into_iter().map(|(.., node)| node).collect()
-    }
-
     fn rank_all(&self, entry: &Entry) -> Vec<Ranked> {
         let hosts = self.host_of.values().map(|host| {
             let known = &self.hosts[*host as usize];

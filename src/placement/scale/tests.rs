@@ -7,7 +7,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn rule(target: u32, limit: u32) -> Rule {
     let number = |n| NonZeroU32::new(n).expect("not zero");
-    Rule { target: number(target), limit: number(limit), min: 0, max: 1000 }
+    Rule { target: number(target), limit: number(limit), min: 0, max: 1000, window: WINDOW }
 }
 
 /// A component and its owner. Ticks come when they were asked for.
