@@ -7,6 +7,7 @@ mod clock;
 mod cluster;
 mod control;
 mod driver;
+mod duty;
 mod intake;
 mod keeper;
 mod registrar;
@@ -30,6 +31,7 @@ use crate::crdt::Registry;
 use crate::crdt::replica::{self, Replica, Saved};
 use crate::gossip::{self, Membership, Peer};
 use crate::intake::Intake;
+use crate::model::duty::Duty;
 use crate::node::{Input, Node};
 use crate::proxy::{Forwarder, Peers};
 use crate::rng::Rng;
@@ -208,7 +210,14 @@ impl Daemon {
             }
         }
         let catalog = Arc::new(Catalog::new(definitions, gates));
-        let facts = Facts { name: config.name.to_string(), runtime: runtime.name().to_owned(), draining: false };
+        let (duties, duties_seen) = watch::channel(duty::duties(&registry));
+        let duty = duties_seen.borrow().get(&loaded.node).copied().unwrap_or_default();
+        let facts = Facts {
+            name: config.name.to_string(),
+            runtime: runtime.name().to_owned(),
+            draining: duty == Duty::Draining,
+            duty,
+        };
         let board = Board::new(loaded.node, loaded.epoch, facts);
         let (messages, inbox) = mpsc::channel(MESSAGES);
         let missed = Arc::new(AtomicBool::new(false));
@@ -266,7 +275,7 @@ impl Daemon {
         let gossip_options = gossip::Options::fast();
         let membership = Membership::new(me, gossip_options, rng.child("membership"), clock.mono());
         let post = Arc::new(cluster::Post::new(transport.clone()));
-        let (removed, removed_seen) = watch::channel(registrar::removed_nodes(&registry));
+        let (removed, removed_seen) = watch::channel(duty::removed_nodes(&registry));
         let replica_options = replica::Options::default();
         let replica = Replica::new(registry, loaded.node, saved, replica_options, rng.child("replica"), clock.now());
         let (registrar, registrar_task) = Registrar::start(registrar::Desk {
@@ -277,8 +286,10 @@ impl Daemon {
             clock,
             post: Arc::clone(&post),
             removed,
+            duties,
         });
         let (stop_serving, leave) = (CancellationToken::new(), CancellationToken::new());
+        telemetry::spawn("duty", duty::follow(Arc::clone(&board), duties_seen.clone(), stop_serving.clone()));
         telemetry::spawn("log clean-up", sweep_logs(Arc::clone(&logs), Arc::clone(&catalog), leave.clone()));
         let http_source = HttpSource::serve(
             http_listener,
@@ -315,6 +326,7 @@ impl Daemon {
             core,
             forwarder,
             board: Arc::clone(&board),
+            duties: duties_seen,
         };
         let desk = Arc::new(desk);
         let part = CancellationToken::new();

@@ -13,6 +13,7 @@ mod document;
 mod exit;
 mod names;
 mod output;
+mod wait;
 
 use cli::Cli;
 use context::Context;

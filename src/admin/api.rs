@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::id::{ComponentName, InstanceId, SourceName};
+use crate::model::duty::Duty;
 use crate::time::Wall;
 
 mod error;
@@ -181,6 +182,9 @@ pub trait Control: fmt::Debug + Send + Sync + 'static {
 
     /// Removes a node that is down or has left, for good: it may not come back under its id.
     fn remove_node(&self, name: String) -> BoxFuture<'_, Result<NodeView, ApiError>>;
+
+    /// What a node is to do from now on. Fails with [`Code::Conflict`] if no other node would be active, unless `force`.
+    fn set_duty(&self, name: String, duty: Duty, force: bool) -> BoxFuture<'_, Result<NodeView, ApiError>>;
 
     /// Instances, of one component or of all, in the order of their ids.
     fn list_instances(&self, component: Option<ComponentName>) -> BoxFuture<'_, Result<List<InstanceView>, ApiError>>;

@@ -22,6 +22,7 @@ use crate::admin::api::{
     SourceView, Timing, VersionView,
 };
 use crate::admin::server::events::{self, STATUS, TIMING};
+use crate::model::duty::Duty;
 
 mod connect;
 mod stream;
@@ -241,6 +242,21 @@ impl Client {
     /// See [`ClientError`].
     pub async fn remove_node(&self, name: &str) -> Result<NodeView, ClientError> {
         self.ask(self.request(Method::DELETE, &format!("/v1/nodes/{}", escape(name)), Bytes::new())).await
+    }
+
+    /// What a node is to do from now on.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn set_duty(&self, name: &str, duty: Duty, force: bool) -> Result<NodeView, ClientError> {
+        let action = match duty {
+            Duty::Active => "uncordon",
+            Duty::Cordoned => "cordon",
+            Duty::Draining => "drain",
+        };
+        let query = if force { "?force=true" } else { "" };
+        let path = format!("/v1/nodes/{}/{action}{query}", escape(name));
+        self.ask(self.request(Method::POST, &path, Bytes::new())).await
     }
 
     /// Instances, of one component or all.

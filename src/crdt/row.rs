@@ -40,7 +40,7 @@ impl Kind {
     pub const SOURCE: Self = Self(2);
     /// A setting or a file for components.
     pub const CONFIG: Self = Self(3);
-    /// What people decided about a node: that it was removed.
+    /// What people decided about a node: that it was removed, or what it is to do.
     pub const NODE: Self = Self(4);
     /// What a node does for a component, said by itself.
     pub const LOAD: Self = Self(5);

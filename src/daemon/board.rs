@@ -19,6 +19,7 @@ use crate::gossip::Peer;
 use crate::id::{ComponentName, NodeId};
 use crate::model::Component;
 use crate::model::component::Workload;
+use crate::model::duty::Duty;
 use crate::model::instance::InstanceState;
 use crate::placement::rendezvous::{self, elected};
 use crate::telemetry;
@@ -49,6 +50,15 @@ pub(crate) struct Facts {
     /// Takes no new work.
     #[serde(default)]
     pub(crate) draining: bool,
+    /// What people want of it.
+    #[serde(default)]
+    pub(crate) duty: Duty,
+}
+
+impl Facts {
+    fn may_start(&self) -> bool {
+        !self.draining && self.duty == Duty::Active
+    }
 }
 
 /// An instance as its node tells the others.
@@ -276,6 +286,11 @@ impl Heards {
         self.facts.get(&node).is_some_and(|facts| !facts.draining)
     }
 
+    /// Whether a node may start instances for work that comes in at it.
+    pub(crate) fn may_start(&self, node: NodeId) -> bool {
+        self.facts.get(&node).is_some_and(Facts::may_start)
+    }
+
     /// Where the first instance of a component belongs: the same on all nodes that have heard the same. None if no node
     /// can run it.
     pub(crate) fn preferred(&self, component: &Component, avoid: &[NodeId]) -> Option<NodeId> {
@@ -283,7 +298,7 @@ impl Heards {
             Workload::Image(_) => "docker",
             Workload::Command(_) => "process",
         };
-        let able = self.facts.iter().filter(|(_, facts)| facts.runtime == runtime && !facts.draining);
+        let able = self.facts.iter().filter(|(_, facts)| facts.runtime == runtime && facts.may_start());
         let able = able.filter(|(node, _)| !avoid.contains(node));
         elected(&rendezvous::Key::component(&component.name), able.map(|(node, _)| (*node, NonZeroU32::MIN)))
     }

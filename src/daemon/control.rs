@@ -11,13 +11,14 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::board::{self, Board};
 use super::catalog::{Catalog, Definitions, Entry};
 use super::clock::Clock;
 use super::cluster::{Cluster, View};
 use super::driver::{Message, Status};
+use super::duty::Duties;
 use super::registrar::{Edit, EditError, Edited, Registrar};
 use crate::admin::api::{
     ApiError, Change, Code, ComponentView, ConflictView, Control, Expect, InstanceCounts, InstanceView, Invoke,
@@ -31,6 +32,7 @@ use crate::failure::Failure;
 use crate::gossip::{Member, State};
 use crate::id::{ComponentName, NodeId, NodeName, SourceName};
 use crate::intake::Intake;
+use crate::model::duty::Duty;
 use crate::model::source::Trigger;
 use crate::model::{Component, Source};
 use crate::proxy::{Forwarder, Payload};
@@ -58,6 +60,7 @@ pub(crate) struct Desk {
     pub(crate) cluster: Cluster,
     pub(crate) peer: SocketAddr,
     pub(crate) board: Arc<Board>,
+    pub(crate) duties: watch::Receiver<Duties>,
 }
 
 /// The question that carries a sheet.
@@ -277,6 +280,7 @@ impl Desk {
             registry_lag_ms: None,
             clock_offset_ms: None,
             answered: true,
+            duty: self.duty(self.node),
         })
     }
 
@@ -313,6 +317,7 @@ impl Desk {
             registry_lag_ms: None,
             clock_offset_ms: None,
             answered,
+            duty: Duty::Active,
         });
         NodeView {
             id: peer.node.to_string(),
@@ -327,8 +332,14 @@ impl Desk {
             }),
             clock_offset_ms: info.map(|info| info.clock_offset_ms),
             answered,
+            duty: self.duty(peer.node),
             ..said
         }
+    }
+
+    /// What people want of a node.
+    fn duty(&self, node: NodeId) -> Duty {
+        self.duties.borrow().get(&node).copied().unwrap_or_default()
     }
 
     fn unknown_component(&self, name: &ComponentName) -> ApiError {
@@ -556,6 +567,23 @@ impl Control for Desk {
             let id = node.id.parse::<NodeId>().map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
             self.edit(Edit::RemoveNode { node: id }).await?;
             Ok(node)
+        })
+    }
+
+    fn set_duty(&self, name: String, duty: Duty, force: bool) -> BoxFuture<'_, Result<NodeView, ApiError>> {
+        Box::pin(async move {
+            let mut nodes = self.list_nodes().await?.items;
+            let place = place_of(&nodes, &name)?;
+            let works = |node: &NodeView| node.state == State::Alive.to_string() && node.duty == Duty::Active;
+            let node = nodes.swap_remove(place);
+            if !force && duty != Duty::Active && node.duty != duty && !nodes.iter().any(works) {
+                let message =
+                    format!("no other node is alive and active: without {} nothing can be started", node.name);
+                return Err(ApiError::new(Code::Conflict, message).hint("--force does it all the same"));
+            }
+            let id = node.id.parse::<NodeId>().map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
+            self.edit(Edit::SetDuty { node: id, duty }).await?;
+            Ok(NodeView { duty, ..node })
         })
     }
 

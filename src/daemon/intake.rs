@@ -127,7 +127,7 @@ impl Intake for CoreHandle {
             }
         }
         let most = definition.max_instances.get().min(definition.max_per_node.get());
-        here.can_grow = here.instances < most && is_willing(me);
+        here.can_grow = here.instances < most && !avoid.contains(&me) && heard.may_start(me);
         match choose(me, here, &there, self.random(), || heard.preferred(&definition, avoid)) {
             Choice::Here => Way::Here,
             Choice::There(node) => Way::There(node),

@@ -15,9 +15,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::catalog::{Catalog, Definition, FEW, beside, on_all_cores, row};
 use super::clock::Clock;
 use super::driver::Message;
+use super::duty::{self, Duties};
 use crate::crdt::replica::{Lag, Output, Replica};
-use crate::crdt::{Change, Expect, Hlc, Key, Kind, PutError, Registry, Row, Version, Write, Written};
+use crate::crdt::{Change, Expect, Hlc, Key, Kind, PutError, Registry, Version, Write, Written};
 use crate::id::{ComponentName, NodeId, SourceName};
+use crate::model::duty::Duty;
 use crate::model::{Component, Invalid, Source, suggest};
 use crate::router::table::conflict;
 use crate::store::{Store, StoreError};
@@ -69,6 +71,11 @@ pub(crate) enum Edit {
     /// The node may never come back: `maelctl node rm`.
     RemoveNode {
         node: NodeId,
+    },
+    /// What a node is to do from now on.
+    SetDuty {
+        node: NodeId,
+        duty: Duty,
     },
 }
 
@@ -198,6 +205,7 @@ pub(crate) struct Desk {
     pub(crate) post: Arc<Post>,
     /// The nodes that were removed for good.
     pub(crate) removed: watch::Sender<BTreeSet<NodeId>>,
+    pub(crate) duties: watch::Sender<Duties>,
 }
 
 type Pending = (oneshot::Sender<Result<Edited, EditError>>, Edited, Written);
@@ -385,9 +393,15 @@ impl Desk {
                 vec![Write { key: key(Kind::SOURCE, name.as_str())?, row: None, expect }]
             }
             Edit::RemoveNode { node } => {
-                let row =
-                    Row { format: super::catalog::ROW_FORMAT, bytes: Arc::from(b"{\"removed\":true}".as_slice()) };
-                vec![Write { key: key(Kind::NODE, &node.to_string())?, row: Some(row), expect: Expect::Any }]
+                let row = Some(duty::removed_row());
+                vec![Write { key: key(Kind::NODE, &node.to_string())?, row, expect: Expect::Any }]
+            }
+            Edit::SetDuty { node, duty } => {
+                if self.removed.borrow().contains(&node) {
+                    return Err(EditError::Refused(format!("node {node} was removed from the cluster")));
+                }
+                let row = duty::duty_row(duty);
+                vec![Write { key: key(Kind::NODE, &node.to_string())?, row, expect: Expect::Any }]
             }
         };
         let written = self.replica.write(writes, now).map_err(|error| match error {
@@ -430,10 +444,11 @@ impl Desk {
         self.catalog.change(|definitions| read.into_iter().for_each(|definition| definitions.set(definition)));
     }
 
-    /// Shows durable changes to the node, and tells the cluster who was removed.
+    /// Shows durable changes to the node, and tells the cluster who was removed and who is to do what.
     fn show(&self, keys: &[&Key]) {
         if keys.iter().any(|key| key.kind() == Kind::NODE) {
-            self.removed.send_replace(removed_nodes(self.replica.registry()));
+            self.removed.send_replace(duty::removed_nodes(self.replica.registry()));
+            self.duties.send_replace(duty::duties(self.replica.registry()));
         }
         let components: Vec<ComponentName> = keys
             .iter()
@@ -495,11 +510,6 @@ fn acknowledge(pending: Vec<Pending>) {
     for (reply, edited, _) in pending {
         let _ = reply.send(Ok(edited));
     }
-}
-
-/// The nodes that may not come back.
-pub(crate) fn removed_nodes(registry: &Registry) -> BTreeSet<NodeId> {
-    registry.list(Kind::NODE).filter_map(|(name, _)| name.parse().ok()).collect()
 }
 
 fn key(kind: Kind, name: &str) -> Result<Key, EditError> {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::model::duty::Duty;
 use crate::model::instance::InstanceState;
 
 /// The version of the shapes in this file; another one only if a field goes or changes its meaning.
@@ -246,6 +247,9 @@ pub struct NodeView {
     /// but its state is as old as the last answer.
     #[serde(default)]
     pub answered: bool,
+    /// `active`, `cordoned` or `draining`: what people want of it.
+    #[serde(default)]
+    pub duty: Duty,
 }
 
 /// Memory of a node in bytes.

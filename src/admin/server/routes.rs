@@ -15,7 +15,8 @@ use crate::admin::api::{ApiError, BODY_MAX, Change, Code, Control, Expect, LogQu
 use crate::admin::server::body::{self, Body};
 use crate::admin::server::query::{self, Query};
 use crate::admin::server::{REQUEST_TIMEOUT, events, guard};
-use crate::id::NameError;
+use crate::id::{NameError, NodeName};
+use crate::model::duty::Duty;
 
 /// The description of everything here, for people and generators.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -34,6 +35,7 @@ enum Place {
     Disable,
     Nodes,
     Node,
+    Duty(Duty),
     Instances,
     Logs,
     Invoke,
@@ -52,6 +54,9 @@ const TABLE: &[(&str, Place, &[Method])] = &[
     ("/v1/sources/{name}/disable", Place::Disable, &[Method::POST]),
     ("/v1/nodes", Place::Nodes, &[Method::GET]),
     ("/v1/nodes/{name}", Place::Node, &[Method::GET, Method::DELETE]),
+    ("/v1/nodes/{name}/drain", Place::Duty(Duty::Draining), &[Method::POST]),
+    ("/v1/nodes/{name}/cordon", Place::Duty(Duty::Cordoned), &[Method::POST]),
+    ("/v1/nodes/{name}/uncordon", Place::Duty(Duty::Active), &[Method::POST]),
     ("/v1/instances", Place::Instances, &[Method::GET]),
     ("/v1/logs/{name}", Place::Logs, &[Method::GET]),
     ("/v1/invoke/{name}", Place::Invoke, &[Method::POST]),
@@ -163,12 +168,16 @@ impl Asked<'_> {
             Place::Node => {
                 self.query(&[])?;
                 // A name or an id; both follow the rule for names.
-                let name: crate::id::NodeName = self.name()?;
-                let name = name.to_string();
+                let name = self.name::<NodeName>()?.to_string();
                 let node = match self.head.method == Method::DELETE {
                     true => control.remove_node(name).await?,
                     false => control.get_node(name).await?,
                 };
+                Ok(body::json(ok, &node))
+            }
+            Place::Duty(duty) => {
+                let force = self.query(&["force"])?.flag("force")?;
+                let node = self.control.set_duty(self.name::<NodeName>()?.to_string(), duty, force).await?;
                 Ok(body::json(ok, &node))
             }
             Place::Instances => {

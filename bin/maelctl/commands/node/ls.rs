@@ -15,6 +15,7 @@ pub(crate) async fn run(_args: &Args, context: &Context) -> Result<(), Failure> 
     let mut table = Table::new(&[
         ("NAME", false),
         ("STATE", false),
+        ("DUTY", false),
         ("ADDRESS", false),
         ("INSTANCES", false),
         ("LOAD", false),
@@ -37,6 +38,7 @@ pub(crate) async fn run(_args: &Args, context: &Context) -> Result<(), Failure> 
         table.row([
             node.name.clone(),
             node.state.clone(),
+            node.duty.to_string(),
             node.peer.clone(),
             said(node.instances.to_string()),
             node.load.map(|load| format!("{load:.2}")).unwrap_or_default(),

@@ -29,6 +29,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         .fact("id", &node.id)
         .fact("answers you", answers)
         .fact("state", format!("{} for {}", node.state, age(node.since_ms)))
+        .fact("duty", node.duty.to_string())
         .fact("peers reach it at", &node.peer);
     if !node.answered {
         sheet.fact("note", "it could not be asked; what is not shown is not known");
