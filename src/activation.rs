@@ -10,7 +10,6 @@
 mod instance;
 mod plan;
 pub mod queue;
-mod scale;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,9 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::failure::{Failure, Phase};
-use crate::id::InstanceId;
+use crate::id::{ComponentName, InstanceId};
 use crate::model::Component;
 use crate::model::instance::InstanceState;
+use crate::model::share::Share;
+use crate::model::units::format_bytes;
 
 use crate::rng::Rng;
 use crate::slots::{Gate, Slots};
@@ -29,7 +30,6 @@ use crate::time::{Mono, Now, Wall};
 use instance::{Instance, State};
 pub use queue::Ticket;
 use queue::{Queue, Waiter};
-use scale::Peak;
 
 /// Wait before the start that follows a failed one; doubles with each failure. The first is short enough for an event
 /// that is already waiting again.
@@ -114,6 +114,17 @@ pub enum Fact {
         /// Whether it is frozen.
         frozen: bool,
     },
+    /// What the plan of the cluster wants of this node.
+    Share(Share),
+    /// An unused instance is to go: another component needs its memory.
+    Evict(InstanceId, ComponentName),
+    /// The memory that the next start needs will not come free soon: what is left, and what there is in all.
+    NoRoom {
+        /// Bytes.
+        left: u64,
+        /// Bytes.
+        capacity: u64,
+    },
     /// The node is stopping: refuse what waits, start nothing.
     Drain,
     /// The time that was asked for has come.
@@ -195,7 +206,9 @@ pub struct Activation {
     gate: Arc<Gate>,
     instances: BTreeMap<InstanceId, Instance>,
     queue: Queue,
-    peak: Peak,
+    share: Share,
+    /// The bytes that the next start needs and that are not free.
+    short: Option<u64>,
     removed: bool,
     draining: bool,
     /// Failed starts in a row.
@@ -221,7 +234,8 @@ impl Activation {
             gate,
             instances: BTreeMap::new(),
             queue: Queue::default(),
-            peak: Peak::default(),
+            share: Share::default(),
+            short: None,
             removed: false,
             draining: false,
             failures: 0,
@@ -287,10 +301,41 @@ impl Activation {
         })
     }
 
-    /// Takes in a fact and everything that has come due.
-    pub fn handle(&mut self, fact: Fact, now: Now, rng: &mut Rng, out: &mut Vec<Effect>) {
+    /// The bytes that its instances set aside, those on their way out included.
+    pub fn held(&self) -> u64 {
+        self.instances.values().fold(0, |sum, instance| sum.saturating_add(instance.component.memory_reserve))
+    }
+
+    /// The bytes that come free by what is on its way out.
+    pub fn leaving(&self) -> u64 {
+        let leaving = self.instances.values().filter(|instance| instance.is_leaving());
+        leaving.fold(0, |sum, instance| sum.saturating_add(instance.component.memory_reserve))
+    }
+
+    /// The bytes that the next start needs and that were not free.
+    pub fn short(&self) -> Option<u64> {
+        self.short
+    }
+
+    /// What the plan of the cluster wants of this node.
+    pub fn share(&self) -> Share {
+        self.share
+    }
+
+    /// Instances without an event that nobody planned: since when, which, and the bytes that their end sets free.
+    pub fn spares(&self) -> Vec<(Mono, InstanceId, u64)> {
+        let there = || self.instances.values().filter(|instance| !instance.is_leaving());
+        let idle = there().filter(|i| i.in_flight() == 0 && matches!(i.state, State::Ready | State::Frozen));
+        let mut idle: Vec<_> = idle.map(|i| (i.last_used(), i.id.clone(), i.component.memory_reserve)).collect();
+        idle.sort();
+        idle.truncate(there().count().saturating_sub(self.share.count as usize));
+        idle
+    }
+
+    /// Takes in a fact and everything that has come due. `free`: bytes that starts may set aside.
+    pub fn handle(&mut self, fact: Fact, now: Now, free: u64, rng: &mut Rng, out: &mut Vec<Effect>) {
         self.apply(fact, now, rng, out);
-        self.settle(now, rng, out);
+        self.settle(now, free, rng, out);
     }
 
     /// Takes in a fact without acting on it: for what was there before the daemon started, so that all of it is known
@@ -355,6 +400,16 @@ impl Activation {
             Fact::Found { id, fingerprint, address, handle, frozen } => {
                 self.found(id, fingerprint, address, handle, frozen, now, out);
             }
+            Fact::Share(share) => {
+                self.share = share;
+                // What waits here and could be taken elsewhere at once looks for its way again.
+                for _ in 0..share.room_elsewhere {
+                    let Some(waiter) = self.queue.pop() else { break };
+                    out.push(Effect::Refuse(waiter.ticket, Failure::Elsewhere(self.component.name.clone())));
+                }
+            }
+            Fact::Evict(id, by) => self.evict(&id, &by, now, out),
+            Fact::NoRoom { left, capacity } => self.no_room(left, capacity, now, out),
             Fact::Drain => {
                 self.draining = true;
                 self.refuse_all(&Failure::Draining, out);
@@ -391,6 +446,9 @@ impl Activation {
         if self.draining {
             return out.push(Effect::Refuse(waiter.ticket, Failure::Draining));
         }
+        if self.share.full_elsewhere && !self.instances.values().any(|instance| !instance.is_leaving()) {
+            return out.push(Effect::Refuse(waiter.ticket, Failure::Elsewhere(component.name.clone())));
+        }
         if let Some(failure) = self.hopeless(now.mono) {
             return out.push(Effect::Refuse(waiter.ticket, failure));
         }
@@ -405,6 +463,42 @@ impl Activation {
         }
         // Seen by the data plane before the next attempt to claim: a slot given back from now on is reported.
         self.gate.set_waiting(self.queue.len());
+    }
+
+    fn evict(&mut self, id: &InstanceId, by: &ComponentName, now: Now, out: &mut Vec<Effect>) {
+        let Some(instance) = self.instances.get_mut(id) else { return };
+        let closed = instance.state == State::Frozen
+            || (instance.state == State::Ready && instance.slots.as_ref().is_some_and(|slots| slots.close_if_idle()));
+        if closed {
+            let unused = now.mono.since(instance.last_used());
+            instance.state = State::Stopping;
+            let text = format!("stopping: unused for {unused:.0?}, and {by} needs its memory");
+            out.push(Effect::Note(Some(id.clone()), text));
+            out.push(Effect::Stop(id.clone(), Arc::clone(&instance.component)));
+        }
+    }
+
+    /// No memory for the next start. An old instance makes room for its successor if nothing else can; what waits goes
+    /// elsewhere if nothing here will serve it.
+    fn no_room(&mut self, left: u64, capacity: u64, now: Now, out: &mut Vec<Effect>) {
+        let Some(reserve) = self.short else { return };
+        let is_moving = |i: &Instance| i.is_leaving() || matches!(i.state, State::Starting(_));
+        if !self.instances.values().any(is_moving) {
+            let old = self.instances.values().filter(|i| i.state == State::Ready && i.fingerprint != self.fingerprint);
+            if let Some(id) = old.min_by_key(|i| i.in_flight()).map(|i| i.id.clone()) {
+                let why = "there is no memory for its successor beside it";
+                self.drain_where(now.mono, why, out, |candidate| *candidate.id == id);
+            }
+        }
+        if self.instances.is_empty() {
+            let failure = Failure::NoRoom {
+                component: self.component.name.clone(),
+                reserve: format_bytes(reserve),
+                left: format_bytes(left),
+                capacity: format_bytes(capacity),
+            };
+            self.refuse_all(&failure, out);
+        }
     }
 
     /// The answer to an event that comes while starts fail and nothing is alive. None if it may wait.

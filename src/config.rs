@@ -3,6 +3,7 @@
 //!
 //! Reads one file; knows nothing of how flags are parsed: they arrive as [`Layer`]s.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::id::NodeName;
+use crate::model::constraint::is_word;
 use crate::model::{suggest, units};
 use crate::telemetry::Format;
 use crate::transport::token::{Token, TokenError};
@@ -19,7 +21,7 @@ use crate::transport::token::{Token, TokenError};
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The names of all keys, for suggestions.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 18] = [
     "data_dir",
     "http",
     "api",
@@ -31,6 +33,8 @@ const KEYS: [&str; 16] = [
     "name",
     "runtime",
     "docker_host",
+    "memory",
+    "labels",
     "on_shutdown",
     "drain_timeout",
     "log_format",
@@ -83,6 +87,10 @@ pub struct Config {
     pub runtime: RuntimeChoice,
     /// Docker's address, as in `DOCKER_HOST`; its usual socket if none.
     pub docker_host: Option<String>,
+    /// Memory in bytes that instances may set aside here in all; a share of the machine's if none.
+    pub memory: Option<u64>,
+    /// What components may ask of a node.
+    pub labels: BTreeMap<String, String>,
     /// What becomes of instances when the daemon stops.
     pub on_shutdown: OnShutdown,
     /// How long requests may finish after a stop was asked for.
@@ -110,6 +118,9 @@ pub struct Layer {
     pub name: Option<String>,
     pub runtime: Option<String>,
     pub docker_host: Option<String>,
+    pub memory: Option<String>,
+    /// Several are separated by commas.
+    pub labels: Option<String>,
     pub on_shutdown: Option<String>,
     pub drain_timeout: Option<String>,
     pub log_format: Option<String>,
@@ -188,6 +199,8 @@ impl Layer {
             name: get("MAEL_NAME"),
             runtime: get("MAEL_RUNTIME"),
             docker_host: get("MAEL_DOCKER_HOST").or_else(|| get("DOCKER_HOST")),
+            memory: get("MAEL_MEMORY"),
+            labels: get("MAEL_LABELS"),
             on_shutdown: get("MAEL_ON_SHUTDOWN"),
             drain_timeout: get("MAEL_DRAIN_TIMEOUT"),
             log_format: get("MAEL_LOG_FORMAT"),
@@ -280,6 +293,23 @@ impl Config {
             "process" => RuntimeChoice::Process,
             _ => return Err(refuse("runtime", picked, "is not a runtime", "auto, docker or process")),
         };
+        let picked = pick(|layer| layer.memory.as_ref(), "");
+        let memory = match picked.0.is_empty() {
+            true => None,
+            false => Some(units::parse_bytes(&picked.0).map_err(|error| {
+                refuse("memory", picked, &error.problem, "what instances may set aside in all, such as 4GiB")
+            })?),
+        };
+        let picked = pick(|layer| layer.labels.as_ref(), "");
+        let mut labels = BTreeMap::new();
+        for label in picked.0.split(',').map(str::trim).filter(|label| !label.is_empty()) {
+            let pair = label.split_once('=').filter(|(key, value)| is_word(key) && is_word(value));
+            let Some((key, value)) = pair else {
+                let allowed = "KEY=VALUE, such as zone=a, of letters, digits and . _ / - each";
+                return Err(refuse("labels", (label.to_owned(), picked.1), "is not a label", allowed));
+            };
+            labels.insert(key.to_owned(), value.to_owned());
+        }
         let picked = pick(|layer| layer.on_shutdown.as_ref(), "stop");
         let on_shutdown = match picked.0.as_str() {
             "stop" => OnShutdown::Stop,
@@ -304,6 +334,8 @@ impl Config {
             token,
             name,
             runtime,
+            memory,
+            labels,
             docker_host: (!docker_host.is_empty()).then_some(docker_host),
             on_shutdown,
             drain_timeout,

@@ -11,6 +11,7 @@ mod duty;
 mod intake;
 mod keeper;
 mod registrar;
+mod scheduler;
 mod streams;
 
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -33,6 +35,7 @@ use crate::gossip::{self, Membership, Peer};
 use crate::intake::Intake;
 use crate::model::duty::Duty;
 use crate::node::{Input, Node};
+use crate::placement::Places;
 use crate::proxy::{Forwarder, Peers};
 use crate::rng::Rng;
 use crate::runtime::docker::DockerRuntime;
@@ -71,8 +74,10 @@ const TOKEN: &str = "token";
 /// Between two clean-ups of the logs of removed components.
 const SWEEP: Duration = Duration::from_secs(3600);
 
-/// After the facts of a node changed, before what is kept is looked at: several nodes often come or go together.
-const SETTLE: Duration = Duration::from_millis(100);
+/// The share of the machine's memory that instances may set aside unless the operator says otherwise, as a fraction. The
+/// rest is for the system, the container engine and the page cache: of 4 GiB some 800 MiB, about what a Debian with
+/// Docker takes.
+const MEMORY_SHARE: (u64, u64) = (4, 5);
 
 /// Between two tries to find out what a runtime runs that was away and is back.
 const ADOPT_AGAIN: Duration = Duration::from_secs(2);
@@ -203,7 +208,8 @@ impl Daemon {
 
         let clock = Clock::new();
         let gates = Arc::new(Gates::default());
-        let mut node = Node::new(rng.child("node"), Arc::clone(&gates));
+        let memory = config.memory.unwrap_or_else(|| control::total_memory() / MEMORY_SHARE.1 * MEMORY_SHARE.0);
+        let mut node = Node::new(rng.child("node"), Arc::clone(&gates)).with_capacity(memory);
         for name in definitions.kept() {
             if let Some(entry) = definitions.component(name) {
                 node.define(Arc::clone(&entry.value), fingerprint(&entry.value));
@@ -217,10 +223,13 @@ impl Daemon {
             runtime: runtime.name().to_owned(),
             draining: duty == Duty::Draining,
             duty,
+            memory,
+            labels: config.labels.clone(),
         };
         let board = Board::new(loaded.node, loaded.epoch, facts);
         let (messages, inbox) = mpsc::channel(MESSAGES);
         let missed = Arc::new(AtomicBool::new(false));
+        let places = Arc::<ArcSwap<Places>>::default();
         let core = CoreHandle::new(
             messages.clone(),
             Arc::clone(&missed),
@@ -228,6 +237,7 @@ impl Daemon {
             rng.next_u64(),
             Arc::clone(&board),
             Arc::clone(&catalog),
+            Arc::clone(&places),
         );
         let core: Arc<dyn Intake> = Arc::new(core);
         let streams = Arc::<Streams>::default();
@@ -240,7 +250,6 @@ impl Daemon {
             forwarder: Arc::clone(&forwarder),
             messages: messages.clone(),
         });
-        telemetry::spawn("homes", follow_facts(board.facts_changed(), Arc::clone(&catalog), messages.clone()));
         let (kept, shown) = (Arc::clone(&catalog), Arc::clone(&board));
         let driver = Driver::new(node, kept, clock, inbox, missed, Arc::clone(&workshop), shown);
         let driver_task = telemetry::spawn("loop", driver.run());
@@ -301,6 +310,15 @@ impl Daemon {
         );
         let cluster = cluster::Cluster { transport, view: Arc::default() };
         streams.begin(cluster.clone());
+        let (scheduler, questions) = scheduler::Task::new(
+            Arc::clone(&board),
+            Arc::clone(&catalog),
+            Arc::clone(&cluster.view),
+            places,
+            messages.clone(),
+            clock,
+        );
+        telemetry::spawn("scheduler", scheduler.run());
         let peer_requests = TaskTracker::new();
         let serving = streams::serve(
             cluster.clone(),
@@ -327,6 +345,7 @@ impl Daemon {
             forwarder,
             board: Arc::clone(&board),
             duties: duties_seen,
+            questions,
         };
         let desk = Arc::new(desk);
         let part = CancellationToken::new();
@@ -436,18 +455,6 @@ impl Daemon {
         // The registrar ends when the last handle to it is gone, and closes the store.
         let _ = self.registrar_task.await;
         tracing::info!("stopped");
-    }
-}
-
-/// Looks anew at what is kept whenever a node came, went or began to drain: another node may have to keep it.
-async fn follow_facts(mut facts: watch::Receiver<u64>, catalog: Arc<Catalog>, messages: mpsc::Sender<Message>) {
-    while facts.changed().await.is_ok() {
-        tokio::time::sleep(SETTLE).await;
-        facts.borrow_and_update();
-        let kept: Vec<_> = catalog.read().kept().cloned().collect();
-        if messages.send(Message::Changed(kept)).await.is_err() {
-            return;
-        }
     }
 }
 

@@ -79,6 +79,25 @@ pub enum Failure {
         /// When the next start will be tried.
         retry_after: Duration,
     },
+    /// This node has no memory for an instance. State: the event was not handed to anyone.
+    #[error(
+        "there is no room for an instance of component {component}: it reserves {reserve}, and {left} of this node's {capacity} are left; `maelctl explain {component}` shows all nodes"
+    )]
+    NoRoom {
+        /// Which component.
+        component: ComponentName,
+        /// What an instance reserves, as people write it.
+        reserve: String,
+        /// What nobody reserves.
+        left: String,
+        /// All that instances may reserve here.
+        capacity: String,
+    },
+    /// The component has as many instances elsewhere as it may have. State: the event was not handed to anyone.
+    #[error(
+        "the instances of component {0} are on other nodes, and none of them could take the request in time; try again"
+    )]
+    Elsewhere(ComponentName),
     /// The node is stopping or the component was removed while the event waited.
     #[error("this node is draining; try again, another node or the restarted one will answer")]
     Draining,

@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod component;
+pub mod constraint;
 pub mod duty;
 pub mod image;
 pub mod instance;

@@ -23,4 +23,4 @@ pub use places::Places;
 pub use planner::{Explanation, Planner, Refusal, Targets, Verdict};
 pub use scale::{Because, Rule, Scale};
 pub use scheduler::Scheduler;
-pub use view::{Duty, Engine, Node, Presence, Require, Singleton, View, Want};
+pub use view::{Constraint, Duty, Engine, Node, Presence, Singleton, View, Want};

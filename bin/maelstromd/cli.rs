@@ -78,6 +78,12 @@ pub(crate) struct Serve {
     /// Docker's address [default: $DOCKER_HOST or its usual socket]
     #[arg(long, value_name = "HOST")]
     docker_host: Option<String>,
+    /// Memory that instances may set aside on this node in all [default: four fifths of the machine's]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// What components may ask of this node, such as zone=a; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
     /// What becomes of instances when the daemon stops: stop or leave [default: stop]
     #[arg(long)]
     on_shutdown: Option<String>,
@@ -112,6 +118,8 @@ impl Serve {
             name: self.name.clone(),
             runtime: self.runtime.clone(),
             docker_host: self.docker_host.clone(),
+            memory: self.memory.clone(),
+            labels: (!self.labels.is_empty()).then(|| self.labels.join(",")),
             on_shutdown: self.on_shutdown.clone(),
             drain_timeout: self.drain_timeout.clone(),
             log_format: self.log_format.clone(),

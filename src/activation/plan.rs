@@ -1,19 +1,19 @@
 //! What has to happen now: called after each fact, it brings the instances towards what demand, definition, health and
 //! idleness ask for, and says when to look again.
 //!
-//! Order matters and is the same each time: expire, hand out, thaw or start, replace, shrink, rest, publish.
+//! Order matters and is the same each time: expire, hand out, thaw, start, replace, shrink, rest, publish.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::instance::{Instance, State};
-use super::scale::wanted;
 use super::{Activation, Effect, LOOK_BUSY, LOOK_QUIET};
 use crate::failure::{Failure, Phase};
 use crate::hash::Hash64;
 use crate::id::InstanceId;
 use crate::model::Component;
 use crate::model::component::{RestartOrder, Workload};
+use crate::model::share::Share;
 use crate::rng::Rng;
 use crate::time::{Mono, Now};
 
@@ -22,14 +22,15 @@ use crate::time::{Mono, Now};
 const DRAIN_LEAST: Duration = Duration::from_secs(60);
 
 impl Activation {
-    pub(super) fn settle(&mut self, now: Now, rng: &mut Rng, out: &mut Vec<Effect>) {
+    pub(super) fn settle(&mut self, now: Now, free: u64, rng: &mut Rng, out: &mut Vec<Effect>) {
+        self.short = None;
         self.expire(now.mono, out);
         self.publish();
         self.hand_out(rng, out);
         if self.removed {
             self.drain_where(now.mono, "component removed", out, |_| true);
         } else if !self.draining {
-            self.grow(now, rng, out);
+            self.grow(now, free, rng, out);
             self.replace(now.mono, out);
             self.shrink(now.mono, out);
             self.rest(now.mono, out);
@@ -49,7 +50,9 @@ impl Activation {
         // the next look or the next fact: it must not make the loop spin.
         let settled = self.settled;
         if self.next_try > settled
-            && (!self.queue.is_empty() || self.unmet_minimum() || self.instances.values().any(|i| self.to_replace(i)))
+            && (!self.queue.is_empty()
+                || self.is_short_of_its_share()
+                || self.instances.values().any(|i| self.to_replace(i)))
         {
             at(self.next_try);
         }
@@ -118,39 +121,35 @@ impl Activation {
         }
     }
 
-    /// Thaws and starts what demand, minimum and replacements ask for.
-    fn grow(&mut self, now: Now, rng: &mut Rng, out: &mut Vec<Effect>) {
-        let demand = self.instances.values().map(Instance::in_flight).sum::<u32>().saturating_add(self.queue.len());
-        self.peak.note(demand, now.mono);
-        let mut want = wanted(&self.component, demand);
-        let mut most = self.component.max_instances.get().min(self.component.max_per_node.get());
-        let exclusive = self.is_exclusive();
-        if exclusive {
+    /// Thaws and starts what demand, the plan and replacements ask for.
+    fn grow(&mut self, now: Now, free: u64, rng: &mut Rng, out: &mut Vec<Effect>) {
+        if self.is_exclusive() && !self.share.hold {
             // Whatever is old or sick goes first; what follows starts when it is gone.
             self.drain_where(now.mono, "replaced", out, |plan| plan.old || plan.sick);
             if self.instances.values().any(|instance| !self.is_current(instance) || instance.is_leaving()) {
                 return;
             }
-        } else if self.instances.values().any(|instance| self.to_replace(instance)) {
-            // A replacement may be one more than the maximum until the replaced one is gone.
-            want = want.max(1);
-            most += 1;
         }
+        self.wake(out);
+        self.start(now, free, rng, out);
+    }
+
+    /// Thaws what the events that are here need, and what is always warm.
+    fn wake(&mut self, out: &mut Vec<Effect>) {
+        let demand = self.instances.values().map(Instance::in_flight).sum::<u32>().saturating_add(self.queue.len());
+        let want = demand.div_ceil(self.component.concurrency_target.get()).max(self.share.warm);
         let mut awake = self.count(|instance| instance.is_awake() && !instance.is_sick());
-        let mut there = self.count(|instance| !instance.is_leaving());
-        let ids: Vec<InstanceId> = self.instances.keys().cloned().collect();
-        for id in ids {
+        for (id, instance) in &mut self.instances {
             if awake >= want {
                 return;
             }
-            let Some(instance) = self.instances.get_mut(&id) else { continue };
             if instance.fingerprint != self.fingerprint {
                 continue;
             }
             match instance.state {
                 State::Frozen => {
                     instance.state = State::Thawing;
-                    out.push(Effect::Thaw(id));
+                    out.push(Effect::Thaw(id.clone()));
                     awake += 1;
                 }
                 State::Freezing { wake: false } => {
@@ -165,7 +164,20 @@ impl Activation {
                 | State::Stopping => {}
             }
         }
-        while awake < want && there < most && now.mono >= self.next_try {
+    }
+
+    /// Starts what is missing of this node's share. An event that waits here without any instance gets one at once: it
+    /// was sent here because the plan would put one here, and the plan follows.
+    fn start(&mut self, now: Now, free: u64, rng: &mut Rng, out: &mut Vec<Effect>) {
+        let want = self.meant();
+        let mut there = self.present();
+        let mut free = free;
+        let reserve = self.component.memory_reserve;
+        while there < want && now.mono >= self.next_try {
+            if reserve > free {
+                self.short = Some(reserve);
+                return;
+            }
             let id = InstanceId::new(&self.component.name, rng.next_u64());
             if self.instances.contains_key(&id) {
                 continue;
@@ -179,38 +191,91 @@ impl Activation {
             out.push(Effect::Start(id.clone(), Arc::clone(&self.component), self.fingerprint.clone()));
             let instance = Instance::starting(id.clone(), Arc::clone(&self.component), self.fingerprint.clone(), now);
             self.instances.insert(id, instance);
-            awake += 1;
+            free -= reserve;
             there += 1;
         }
     }
 
-    /// Lets old and sick instances go once others can take over.
-    fn replace(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        let fresh = |instance: &Instance| instance.state == State::Ready && !instance.is_sick();
-        if self.count(fresh) > 0 {
-            self.drain_where(now, "replaced", out, |plan| plan.old || plan.sick);
-        } else {
-            // An old instance that is frozen serves nobody, and a new event should meet the new definition.
-            self.drain_where(now, "replaced", out, |plan| plan.old && plan.resting);
-        }
+    /// How many instances of the definition in force are to be here.
+    fn meant(&self) -> u32 {
+        let replaces = self.share.placed == 0 && self.instances.values().any(|instance| self.to_replace(instance));
+        let is_asked =
+            !self.queue.is_empty() && !self.instances.values().any(|instance| instance.state == State::Ready);
+        self.share.count.max(u32::from(replaces || is_asked))
     }
 
-    /// Gives up one instance at a time while demand stays low.
-    fn shrink(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        let keep = wanted(&self.component, self.peak.get()).max(1);
-        let ready = self.count(|instance| instance.state == State::Ready);
-        if ready <= keep || !self.queue.is_empty() {
+    /// How many count for that. Before it is this node's turn old ones count as well.
+    fn present(&self) -> u32 {
+        let held =
+            |instance: &&Instance| self.share.hold && instance.state == State::Ready && !self.is_current(instance);
+        let held = u32::try_from(self.instances.values().filter(held).count()).unwrap_or(u32::MAX);
+        self.count(|instance| !instance.is_leaving() && !instance.is_sick()).saturating_add(held)
+    }
+
+    /// Lets old and sick instances go, one for each that took over.
+    fn replace(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        if self.share.hold {
             return;
         }
-        let least = self
-            .instances
-            .values()
-            .filter(|instance| instance.state == State::Ready && self.is_current(instance))
-            .min_by_key(|instance| (instance.in_flight(), instance.id.clone()))
-            .map(|instance| instance.id.clone());
-        if let Some(id) = least {
-            self.drain_where(now, "demand is low", out, |plan| *plan.id == id);
+        // An old instance that is frozen serves nobody, and a new event should meet the new definition.
+        self.drain_where(now, "replaced", out, |plan| plan.old && plan.resting);
+        let outdated = |instance: &&Instance| self.to_replace(instance);
+        let replaced = u32::try_from(self.instances.values().filter(outdated).count()).unwrap_or(u32::MAX);
+        if replaced == 0 {
+            return;
         }
+        let fresh = self.count(|instance| instance.state == State::Ready && !instance.is_sick());
+        let spare = if self.share.count == 0 && self.share.placed > 0 {
+            // Its place is elsewhere now.
+            (fresh + replaced + self.share.serving_elsewhere).saturating_sub(self.share.placed)
+        } else {
+            (fresh + replaced).saturating_sub(self.meant())
+        };
+        self.drain_some(spare, now, "replaced", out, |this, instance| this.to_replace(instance));
+    }
+
+    /// Gives up what is beyond this node's share, as soon as it is not missed.
+    fn shrink(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        let Share { count, placed, serving_elsewhere, leave, .. } = self.share;
+        if leave && self.queue.is_empty() {
+            self.drain_where(now, "its node is to be empty", out, |plan| plan.resting);
+        }
+        // What nobody wants stays as it is until it was unused for long enough: it may be wanted again.
+        if placed == 0 && !leave {
+            return;
+        }
+        let ready = self.count(|instance| instance.state == State::Ready);
+        let serving = self.instances.values().filter(|instance| instance.state == State::Ready).count();
+        let serving = u32::try_from(serving).unwrap_or(u32::MAX).saturating_add(serving_elsewhere);
+        let spare = ready.saturating_sub(count).min(serving.saturating_sub(placed));
+        if spare == 0 || (!self.queue.is_empty() && !leave) {
+            return;
+        }
+        let why = match (leave, count) {
+            (true, _) => "its node is to be empty",
+            (false, 0) => "its place is on another node",
+            (false, _) => "demand is low",
+        };
+        self.drain_some(spare, now, why, out, |this, instance| this.is_current(instance));
+    }
+
+    /// Drains up to so many of these that are ready, the sick ones and those with the fewest events first.
+    fn drain_some(
+        &mut self,
+        some: u32,
+        now: Mono,
+        why: &str,
+        out: &mut Vec<Effect>,
+        these: impl Fn(&Self, &Instance) -> bool,
+    ) {
+        if some == 0 {
+            return;
+        }
+        let ready = self.instances.values().filter(|instance| instance.state == State::Ready && these(self, instance));
+        let mut order: Vec<_> = ready.map(|i| (!i.is_sick(), i.in_flight(), i.id.clone())).collect();
+        order.sort();
+        order.truncate(some as usize);
+        self.drain_where(now, why, out, |plan| order.iter().any(|(_, _, id)| id == plan.id));
     }
 
     /// Freezes and stops what is unused.
@@ -228,7 +293,7 @@ impl Activation {
             if !is_ready && instance.state != State::Frozen {
                 continue;
             }
-            if unused >= component.idle_timeout && there > component.min_instances {
+            if unused >= component.idle_timeout && there > self.share.count {
                 if is_ready && !slots.close_if_idle() {
                     continue;
                 }
@@ -240,7 +305,7 @@ impl Activation {
             } else if is_ready
                 && !instance.unfreezable
                 && component.freeze_after.is_some_and(|after| unused >= after)
-                && ready > component.min_instances
+                && ready > self.share.warm
                 && slots.close_if_idle()
             {
                 ready -= 1;
@@ -275,7 +340,13 @@ impl Activation {
         }
     }
 
-    fn drain_where(&mut self, now: Mono, why: &str, out: &mut Vec<Effect>, chosen: impl Fn(&Candidate<'_>) -> bool) {
+    pub(super) fn drain_where(
+        &mut self,
+        now: Mono,
+        why: &str,
+        out: &mut Vec<Effect>,
+        chosen: impl Fn(&Candidate<'_>) -> bool,
+    ) {
         let until = now.after(self.component.request_timeout.max(DRAIN_LEAST));
         for instance in self.instances.values_mut() {
             let candidate = Candidate {
@@ -341,8 +412,8 @@ impl Activation {
         instance.state == State::Ready && (!self.is_current(instance) || instance.is_sick())
     }
 
-    fn unmet_minimum(&self) -> bool {
-        self.count(|instance| instance.is_awake()) < self.component.min_instances
+    fn is_short_of_its_share(&self) -> bool {
+        self.present() < self.meant()
     }
 
     /// Counts instances of the definition in force.
@@ -364,8 +435,8 @@ impl Activation {
 }
 
 /// What a drain may choose by.
-struct Candidate<'a> {
-    id: &'a InstanceId,
+pub(super) struct Candidate<'a> {
+    pub(super) id: &'a InstanceId,
     old: bool,
     sick: bool,
     resting: bool,

@@ -3,7 +3,6 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a story looks at one effect among many")]
 
 use super::*;
-use crate::id::ComponentName;
 use crate::model::component::{Command, Health, LogOptions, RestartOrder, Stop, Workload};
 
 /// The world around one activation: a clock, and the effects since the last look.
@@ -13,6 +12,7 @@ struct World {
     rng: Rng,
     out: Vec<Effect>,
     notes: Vec<String>,
+    free: u64,
 }
 
 fn component(change: impl FnOnce(&mut Component)) -> Arc<Component> {
@@ -46,6 +46,7 @@ fn component(change: impl FnOnce(&mut Component)) -> Arc<Component> {
         volumes: Vec::new(),
         network: None,
         log: LogOptions::default(),
+        constraints: Vec::new(),
         labels: BTreeMap::new(),
         stop: Stop { signal: "SIGTERM".into(), grace: Duration::from_secs(10) },
     };
@@ -65,18 +66,24 @@ impl World {
             rng: Rng::from_seed(1),
             out: Vec::new(),
             notes: Vec::new(),
+            free: u64::MAX,
         };
         world.fact(Fact::Tick);
         world
     }
 
     fn fact(&mut self, fact: Fact) {
-        self.activation.handle(fact, self.now, &mut self.rng, &mut self.out);
+        self.activation.handle(fact, self.now, self.free, &mut self.rng, &mut self.out);
         self.notes.extend(self.out.iter().filter_map(|effect| match effect {
             Effect::Note(_, text) => Some(text.clone()),
             _ => None,
         }));
         self.out.retain(|effect| !matches!(effect, Effect::Note(..) | Effect::Forget(_)));
+    }
+
+    /// The plan of a cluster of this node alone: so many here, so many of them always warm.
+    fn share(&mut self, count: u32, warm: u32) {
+        self.fact(Fact::Share(Share { count, warm, placed: count, ..Share::default() }));
     }
 
     fn wait(&mut self, ticket: Ticket) {
@@ -199,16 +206,16 @@ fn a_thousand_cold_events_start_one_instance_and_all_get_a_slot() {
 }
 
 #[test]
-fn demand_beyond_the_target_starts_more_up_to_the_maximum() {
+fn an_event_starts_one_instance_at_once_and_the_plan_the_others() {
     let mut world = World::new(|_| {});
     for ticket in 0..25 {
         world.wait(ticket);
     }
-    assert_eq!(world.starts().len(), 3);
-    for ticket in 25..200 {
-        world.wait(ticket);
-    }
-    assert_eq!(world.starts().len(), 2, "five are the maximum");
+    assert_eq!(world.starts().len(), 1);
+    world.share(3, 0);
+    assert_eq!(world.starts().len(), 2);
+    world.share(3, 0);
+    assert!(world.starts().is_empty(), "a share is absolute");
 }
 
 #[test]
@@ -287,8 +294,9 @@ fn an_open_stream_keeps_its_instance_warm() {
 }
 
 #[test]
-fn the_minimum_is_started_without_demand_and_stays_warm() {
-    let mut world = World::new(|c| c.min_instances = 2);
+fn what_is_always_warm_is_started_without_demand_and_never_frozen() {
+    let mut world = World::new(|_| {});
+    world.share(2, 2);
     let ids = world.starts();
     assert_eq!(ids.len(), 2);
     for id in &ids {
@@ -457,31 +465,115 @@ fn an_adopted_instance_answers_instead_of_a_new_one() {
     assert_eq!(world.grants().pop().map(|(_, slots)| slots.instance.clone()), Some(id));
 }
 
-#[test]
-fn demand_that_stays_low_gives_up_one_instance_at_a_time() {
-    let mut world = World::new(|c| c.freeze_after = None);
-    for ticket in 0..30 {
-        world.wait(ticket);
-    }
+/// So many instances that are ready and planned.
+fn several(count: u32, change: impl FnOnce(&mut Component)) -> (World, Vec<InstanceId>) {
+    let mut world = World::new(change);
+    world.share(count, 0);
     let ids = world.starts();
-    assert_eq!(ids.len(), 3);
-    for id in &ids {
+    assert_eq!(ids.len(), count as usize);
+    ids.iter().for_each(|id| world.up(id));
+    (world, ids)
+}
+
+#[test]
+fn what_is_beyond_the_share_goes_only_when_it_is_not_missed_and_the_least_busy_first() {
+    let (mut world, ids) = several(3, |_| {});
+    let busy =
+        world.activation.gate().live().iter().find(|slots| slots.instance == ids[1]).cloned().expect("it is live");
+    assert!(busy.try_claim());
+    // Its place is elsewhere, and nothing serves there yet.
+    world.fact(Fact::Share(Share { placed: 3, ..Share::default() }));
+    assert!(world.stops().is_empty(), "{:?}", world.states());
+    world.fact(Fact::Share(Share { placed: 3, serving_elsewhere: 2, ..Share::default() }));
+    let stopped = world.stops();
+    assert!(stopped.len() == 2 && !stopped.contains(&ids[1]), "{stopped:?}");
+    world.fact(Fact::Share(Share { placed: 3, serving_elsewhere: 3, ..Share::default() }));
+    assert!(world.stops().is_empty(), "it has an event");
+    busy.release(world.now.mono);
+    world.fact(Fact::Freed);
+    assert_eq!(world.stops(), [ids[1].clone()]);
+}
+
+#[test]
+fn what_nobody_wants_any_more_stays_for_its_idle_timeout_unless_the_node_is_to_be_empty() {
+    let (mut world, ids) = several(2, |c| c.freeze_after = None);
+    world.share(0, 0);
+    world.pass(Duration::from_secs(299));
+    assert!(world.stops().is_empty());
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.stops().len(), 2);
+    let (mut world, _) = several(2, |_| {});
+    world.fact(Fact::Share(Share { leave: true, ..Share::default() }));
+    assert_eq!(world.stops().len(), ids.len());
+}
+
+#[test]
+fn old_instances_go_one_by_one_as_new_ones_take_over() {
+    let (mut world, old) = several(3, |_| {});
+    world.fact(Fact::Define(component(|_| {}), "v2".into()));
+    let new = world.starts();
+    assert!(new.len() == 3 && world.stops().is_empty());
+    for (index, id) in new.iter().enumerate() {
         world.up(id);
+        let stopped = world.stops();
+        assert!(stopped.len() == 1 && old.contains(&stopped[0]), "{index}: {stopped:?}");
     }
-    world.give_back_all();
-    for _ in 0..50 {
-        // A little traffic keeps every instance in use.
-        for random in 0..3 {
-            if let Some(slots) = world.activation.gate().try_claim(random) {
-                slots.release(world.now.mono);
-            }
-        }
-        world.pass(Duration::from_secs(1));
-        for id in world.stops() {
-            world.fact(Fact::Stopped(id, Ok(())));
-        }
-    }
-    assert_eq!(world.states(), [InstanceState::Ready]);
+}
+
+#[test]
+fn before_its_turn_a_node_keeps_its_old_instances_and_starts_no_new_ones() {
+    let (mut world, old) = several(2, |_| {});
+    let share = Share { count: 2, placed: 4, hold: true, ..Share::default() };
+    world.fact(Fact::Share(share));
+    world.fact(Fact::Define(component(|_| {}), "v2".into()));
+    assert!(world.starts().is_empty() && world.stops().is_empty());
+    world.fact(Fact::Share(Share { hold: false, ..share }));
+    assert_eq!((world.starts().len(), old.len()), (2, 2));
+}
+
+#[test]
+fn without_memory_for_both_an_old_instance_makes_room_for_its_successor() {
+    let (mut world, old) = several(1, |c| c.memory_reserve = 100);
+    world.free = 50;
+    world.fact(Fact::Define(component(|c| c.memory_reserve = 100), "v2".into()));
+    assert!(world.starts().is_empty());
+    assert_eq!(world.activation.short(), Some(100));
+    world.fact(Fact::NoRoom { left: 50, capacity: 150 });
+    assert_eq!(world.stops(), old);
+    world.free = 150;
+    world.fact(Fact::Stopped(old[0].clone(), Ok(())));
+    assert_eq!(world.starts().len(), 1);
+}
+
+#[test]
+fn events_for_which_there_is_no_memory_hear_so_and_may_go_elsewhere() {
+    let mut world = World::new(|c| c.memory_reserve = 100);
+    world.free = 50;
+    world.wait(1);
+    assert!(world.starts().is_empty() && world.refusals().is_empty());
+    world.fact(Fact::NoRoom { left: 50, capacity: 50 });
+    assert!(matches!(&world.refusals()[..], [(1, Failure::NoRoom { .. })]));
+}
+
+#[test]
+fn events_that_could_be_taken_elsewhere_at_once_look_for_their_way_again() {
+    let (mut world, _) = World::warm(|_| {});
+    (0..40).for_each(|ticket| world.wait(ticket));
+    world.refusals();
+    let waiting = world.activation.waiting();
+    world.fact(Fact::Share(Share { room_elsewhere: 7, ..Share::default() }));
+    let sent = world.refusals();
+    assert!(sent.len() == 7 && sent.iter().all(|(_, failure)| matches!(failure, Failure::Elsewhere(_))), "{sent:?}");
+    assert_eq!(world.activation.waiting(), waiting - 7);
+}
+
+#[test]
+fn an_event_starts_nothing_where_the_component_has_all_it_may_have_elsewhere() {
+    let mut world = World::new(|_| {});
+    world.fact(Fact::Share(Share { placed: 1, serving_elsewhere: 1, full_elsewhere: true, ..Share::default() }));
+    world.wait(1);
+    assert!(world.starts().is_empty());
+    assert!(matches!(&world.refusals()[..], [(1, Failure::Elsewhere(_))]));
 }
 
 #[test]

@@ -46,6 +46,8 @@ impl Kind {
     pub const LOAD: Self = Self(5);
     /// What a node can and wants to do, said by itself.
     pub const FACTS: Self = Self(6);
+    /// How many instances of a component are wanted, said by the node that counts for it.
+    pub const WANTED: Self = Self(8);
 }
 
 impl fmt::Display for Kind {
@@ -57,6 +59,7 @@ impl fmt::Display for Kind {
             Self::NODE => f.pad("node"),
             Self::LOAD => f.pad("load"),
             Self::FACTS => f.pad("facts"),
+            Self::WANTED => f.pad("wanted"),
             Self(other) => write!(f, "kind-{other}"),
         }
     }

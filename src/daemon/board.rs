@@ -1,27 +1,24 @@
 //! What this node and the others say of themselves: facts about a node, and its load for each component.
 //!
 //! Own rows go to each peer in sheets that it acknowledges, one under way at a time; those of peers are kept while they
-//! are alive. Decides nothing; `crdt::bulletin` says what is sent, `placement::way` what follows from what was heard.
+//! are alive. Decides nothing; `crdt::bulletin` says what is sent, `placement` what follows from what was heard.
 
-use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::crdt::bulletin::{Bulletin, Heard, Sheet, Taken};
 use crate::crdt::{Key, Kind, Row};
 use crate::gossip::Peer;
 use crate::id::{ComponentName, NodeId};
-use crate::model::Component;
-use crate::model::component::Workload;
 use crate::model::duty::Duty;
 use crate::model::instance::InstanceState;
-use crate::placement::rendezvous::{self, elected};
+use crate::placement::scheduler::Wanted;
 use crate::telemetry;
 use crate::transport::Transport;
 
@@ -53,12 +50,12 @@ pub(crate) struct Facts {
     /// What people want of it.
     #[serde(default)]
     pub(crate) duty: Duty,
-}
-
-impl Facts {
-    fn may_start(&self) -> bool {
-        !self.draining && self.duty == Duty::Active
-    }
+    /// Bytes that instances may set aside.
+    #[serde(default)]
+    pub(crate) memory: u64,
+    /// What its operator calls it.
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// An instance as its node tells the others.
@@ -108,6 +105,14 @@ impl Load {
 pub(crate) struct Heards {
     pub(crate) facts: BTreeMap<NodeId, Facts>,
     pub(crate) loads: BTreeMap<ComponentName, BTreeMap<NodeId, Load>>,
+    pub(crate) wanted: BTreeMap<ComponentName, BTreeMap<NodeId, Wanted>>,
+}
+
+/// What changed since somebody last looked. Bounded by the number of components.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    pub(crate) components: BTreeSet<ComponentName>,
+    pub(crate) nodes: bool,
 }
 
 /// See the head of this file.
@@ -118,8 +123,8 @@ pub(crate) struct Board {
     /// Of all that are alive, this node included.
     heard: RwLock<Heards>,
     head: watch::Sender<u64>,
-    /// Grows when the facts of a node came, went or changed.
-    facts: watch::Sender<u64>,
+    news: Mutex<News>,
+    has_news: Notify,
     tellers: Mutex<BTreeMap<NodeId, JoinHandle<()>>>,
 }
 
@@ -130,7 +135,8 @@ impl Board {
             bulletin: Mutex::new(Bulletin::new(epoch)),
             heard: RwLock::default(),
             head: watch::Sender::new(0),
-            facts: watch::Sender::new(0),
+            news: Mutex::default(),
+            has_news: Notify::new(),
             tellers: Mutex::default(),
         };
         board.say(facts);
@@ -153,7 +159,7 @@ impl Board {
     pub(crate) fn say(&self, facts: Facts) {
         let row = row(&facts);
         self.heard.write().unwrap_or_else(PoisonError::into_inner).facts.insert(self.me, facts);
-        self.facts.send_modify(|count| *count += 1);
+        self.nodes_changed();
         self.post(Kind::FACTS, "self", row);
     }
 
@@ -170,7 +176,42 @@ impl Board {
     pub(crate) fn load(&self, component: &ComponentName, load: Option<Load>) {
         let row = load.as_ref().and_then(row);
         self.heard.write().unwrap_or_else(PoisonError::into_inner).set(component.clone(), self.me, load);
+        self.changed([component.clone()]);
         self.post(Kind::LOAD, component.as_str(), row);
+    }
+
+    /// How many instances of a component are wanted, as this node counts; nothing any more if `None`.
+    pub(crate) fn want(&self, component: &ComponentName, wanted: Option<Wanted>) {
+        let row = wanted.as_ref().and_then(row);
+        self.heard.write().unwrap_or_else(PoisonError::into_inner).wants(component.clone(), self.me, wanted);
+        self.post(Kind::WANTED, component.as_str(), row);
+    }
+
+    /// Something about these components changed.
+    pub(crate) fn changed(&self, components: impl IntoIterator<Item = ComponentName>) {
+        self.news().components.extend(components);
+        self.has_news.notify_one();
+    }
+
+    /// Something about nodes changed.
+    pub(crate) fn nodes_changed(&self) {
+        self.news().nodes = true;
+        self.has_news.notify_one();
+    }
+
+    fn news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until something changed, and says what. For one reader.
+    pub(crate) async fn next_news(&self) -> News {
+        loop {
+            let news = std::mem::take(&mut *self.news());
+            if news.nodes || !news.components.is_empty() {
+                return news;
+            }
+            self.has_news.notified().await;
+        }
     }
 
     fn post(&self, kind: Kind, name: &str, row: Option<Row>) {
@@ -193,14 +234,11 @@ impl Board {
             }
         };
         let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
-        let has_facts = changed.iter().any(|key| key.kind() == Kind::FACTS);
-        for key in changed {
-            heard.apply(from, &key, bulletin.get(from, &key));
+        for key in &changed {
+            heard.apply(from, key, bulletin.get(from, key));
         }
         drop(heard);
-        if has_facts {
-            self.facts.send_modify(|count| *count += 1);
-        }
+        self.tell_of(&changed);
         Some(taken)
     }
 
@@ -216,16 +254,19 @@ impl Board {
         self.tellers().remove(&node).inspect(JoinHandle::abort);
         let gone = self.bulletin().drop_owner(node);
         let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
-        for key in gone {
-            heard.apply(node, &key, None);
+        for key in &gone {
+            heard.apply(node, key, None);
         }
         drop(heard);
-        self.facts.send_modify(|count| *count += 1);
+        self.tell_of(&gone);
     }
 
-    /// What grows when the facts of a node came, went or changed.
-    pub(crate) fn facts_changed(&self) -> watch::Receiver<u64> {
-        self.facts.subscribe()
+    fn tell_of(&self, keys: &[Key]) {
+        if keys.iter().any(|key| key.kind() == Kind::FACTS) {
+            self.nodes_changed();
+        }
+        let about = keys.iter().filter(|key| [Kind::LOAD, Kind::WANTED].contains(&key.kind()));
+        self.changed(about.filter_map(|key| key.name().parse().ok()));
     }
 
     fn tellers(&self) -> MutexGuard<'_, BTreeMap<NodeId, JoinHandle<()>>> {
@@ -281,28 +322,6 @@ fn value<'a, T: Deserialize<'a>>(row: Option<&'a Row>) -> Option<T> {
 }
 
 impl Heards {
-    /// Whether a node is there and takes new work.
-    pub(crate) fn takes_work(&self, node: NodeId) -> bool {
-        self.facts.get(&node).is_some_and(|facts| !facts.draining)
-    }
-
-    /// Whether a node may start instances for work that comes in at it.
-    pub(crate) fn may_start(&self, node: NodeId) -> bool {
-        self.facts.get(&node).is_some_and(Facts::may_start)
-    }
-
-    /// Where the first instance of a component belongs: the same on all nodes that have heard the same. None if no node
-    /// can run it.
-    pub(crate) fn preferred(&self, component: &Component, avoid: &[NodeId]) -> Option<NodeId> {
-        let runtime = match component.workload {
-            Workload::Image(_) => "docker",
-            Workload::Command(_) => "process",
-        };
-        let able = self.facts.iter().filter(|(_, facts)| facts.runtime == runtime && facts.may_start());
-        let able = able.filter(|(node, _)| !avoid.contains(node));
-        elected(&rendezvous::Key::component(&component.name), able.map(|(node, _)| (*node, NonZeroU32::MIN)))
-    }
-
     fn apply(&mut self, owner: NodeId, key: &Key, row: Option<&Row>) {
         match key.kind() {
             Kind::FACTS => match value(row) {
@@ -314,20 +333,38 @@ impl Heards {
                     self.set(component, owner, value(row));
                 }
             }
+            Kind::WANTED => {
+                if let Ok(component) = key.name().parse() {
+                    self.wants(component, owner, value(row));
+                }
+            }
             // A later release says more.
             _ => {}
         }
     }
 
     fn set(&mut self, component: ComponentName, owner: NodeId, load: Option<Load>) {
-        match load {
-            Some(load) => drop(self.loads.entry(component).or_default().insert(owner, load)),
-            None => {
-                if let Some(loads) = self.loads.get_mut(&component) {
-                    loads.remove(&owner);
-                    if loads.is_empty() {
-                        self.loads.remove(&component);
-                    }
+        put(&mut self.loads, component, owner, load);
+    }
+
+    fn wants(&mut self, component: ComponentName, owner: NodeId, wanted: Option<Wanted>) {
+        put(&mut self.wanted, component, owner, wanted);
+    }
+}
+
+fn put<T>(
+    all: &mut BTreeMap<ComponentName, BTreeMap<NodeId, T>>,
+    component: ComponentName,
+    owner: NodeId,
+    value: Option<T>,
+) {
+    match value {
+        Some(value) => drop(all.entry(component).or_default().insert(owner, value)),
+        None => {
+            if let Some(of) = all.get_mut(&component) {
+                of.remove(&owner);
+                if of.is_empty() {
+                    all.remove(&component);
                 }
             }
         }

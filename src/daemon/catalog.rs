@@ -222,8 +222,17 @@ pub(crate) fn row(doc: &serde_json::Value) -> Row {
 }
 
 /// Keys of a definition that a running instance does not depend on: changing them needs no new instance.
-const LIVE_KEYS: [&str; 8] =
-    ["concurrency", "health", "idle", "instances", "max_body", "queue", "request_timeout", "start_timeout"];
+const LIVE_KEYS: [&str; 9] = [
+    "concurrency",
+    "constraints",
+    "health",
+    "idle",
+    "instances",
+    "max_body",
+    "queue",
+    "request_timeout",
+    "start_timeout",
+];
 
 /// Covers what a running instance was made of: FNV-1a over the canonical document without [`LIVE_KEYS`], so that it is
 /// the same in the next build and an adopted instance is recognised.

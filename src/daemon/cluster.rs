@@ -288,6 +288,7 @@ impl Task {
             members,
         };
         self.cluster.view.store(Arc::new(view));
+        self.board.nodes_changed();
     }
 
     /// Tells the registry who is there, and where.

@@ -20,6 +20,7 @@ use super::cluster::{Cluster, View};
 use super::driver::{Message, Status};
 use super::duty::Duties;
 use super::registrar::{Edit, EditError, Edited, Registrar};
+use super::scheduler::Question;
 use crate::admin::api::{
     ApiError, Change, Code, ComponentView, ConflictView, Control, Expect, InstanceCounts, InstanceView, Invoke,
     Invoked, LOG_QUEUE, List, LogLine, LogQuery, NodeMemory, NodeView, Problem, PutAnswer, Removed, SourceView,
@@ -61,6 +62,7 @@ pub(crate) struct Desk {
     pub(crate) peer: SocketAddr,
     pub(crate) board: Arc<Board>,
     pub(crate) duties: watch::Receiver<Duties>,
+    pub(crate) questions: mpsc::Sender<Question>,
 }
 
 /// The question that carries a sheet.
@@ -258,7 +260,6 @@ impl Desk {
         let (reply, answer) = oneshot::channel();
         self.messages.send(Message::Total { reply }).await.map_err(|_| stopping())?;
         let totals = answer.await.map_err(|_| stopping())?;
-        let reserved = u64::try_from(totals.reserved).unwrap_or(u64::MAX);
         let components = self.catalog.read().names().len();
         let age_ms = Clock::wall().0.saturating_sub(self.started.0);
         Ok(NodeView {
@@ -272,7 +273,7 @@ impl Desk {
             instances: u32::try_from(totals.instances).unwrap_or(u32::MAX),
             components: u32::try_from(components).unwrap_or(u32::MAX),
             load: load(),
-            memory: memory(reserved),
+            memory: memory(totals.reserved),
             peer: self.peer.to_string(),
             own: true,
             since_ms: age_ms,
@@ -754,7 +755,11 @@ impl Desk {
 fn failed(failure: &Failure) -> ApiError {
     let code = match failure {
         Failure::NoRoute | Failure::NoComponent(_) => Code::NotFound,
-        Failure::QueueFull { .. } | Failure::NotStarted { .. } | Failure::Draining => Code::Unavailable,
+        Failure::QueueFull { .. }
+        | Failure::NotStarted { .. }
+        | Failure::NoRoom { .. }
+        | Failure::Elsewhere(_)
+        | Failure::Draining => Code::Unavailable,
         Failure::Deadline { .. } => Code::Timeout,
         Failure::Upstream { .. } => Code::Upstream,
         Failure::BodyTooLarge { .. } => Code::TooLarge,
@@ -788,6 +793,11 @@ fn log_line(line: &Line) -> LogLine {
 /// The load of the last minute.
 fn load() -> Option<f64> {
     std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
+/// The machine's memory in bytes; beyond any if the system does not say.
+pub(crate) fn total_memory() -> u64 {
+    memory(0).map_or(u64::MAX, |memory| memory.total)
 }
 
 fn memory(reserved: u64) -> Option<NodeMemory> {

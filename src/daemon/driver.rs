@@ -16,7 +16,7 @@ use crate::activation::queue::Waiter;
 use crate::activation::{Activation, Effect, Fact, Problem, Shown, Ticket};
 use crate::failure::Failure;
 use crate::id::{ComponentName, InstanceId};
-use crate::model::Component;
+use crate::model::share::Share;
 use crate::node::{Input, Node, Totals};
 use crate::slots::Slots;
 
@@ -34,6 +34,8 @@ pub(crate) enum Message {
     Input(Input),
     /// Components of which the catalog says something new.
     Changed(Vec<ComponentName>),
+    /// What the plan of the cluster wants of this node for a component.
+    Share(ComponentName, Share),
     /// An event wants a slot.
     Wait { component: ComponentName, waiter: Waiter, reply: Reply },
     /// Somebody wants to see a component (or all of them).
@@ -148,11 +150,23 @@ impl Driver {
         let now = self.clock.now();
         match message {
             Message::Input(input) => self.node.handle(input, now),
-            Message::Changed(components) => components.into_iter().for_each(|component| self.update(component, false)),
+            Message::Changed(components) => {
+                self.board.changed(components.iter().cloned());
+                components.into_iter().for_each(|component| self.update(component, false));
+            }
+            Message::Share(component, share) => {
+                self.meet(&component);
+                self.node.handle(Input::Component(component, Fact::Share(share)), now);
+            }
             Message::Wait { component, waiter, reply } => {
                 self.meet(&component);
                 self.replies.insert(waiter.ticket, reply);
-                self.node.handle(Input::Component(component, Fact::Wait(waiter)), now);
+                self.node.handle(Input::Component(component.clone(), Fact::Wait(waiter)), now);
+                // Who counts hears of the first one that waits at once, and of more whenever they have doubled.
+                let waiting = self.node.get(&component).map_or(0, Activation::waiting);
+                if waiting.is_power_of_two() {
+                    self.say(component);
+                }
             }
             Message::Look { component, reply } => {
                 let all = match &component {
@@ -192,21 +206,9 @@ impl Driver {
     fn update(&mut self, component: ComponentName, is_concern: bool) {
         let is_known = self.node.get(&component).is_some();
         let fact = self.catalog.read().fact(&component, is_concern || is_known);
-        if let Some(fact) = fact.map(|fact| self.at_home(fact)) {
+        if let Some(fact) = fact {
             self.node.handle(Input::Component(component, fact), self.clock.now());
         }
-    }
-
-    /// The minimum of a component is for the cluster, so only one node keeps it: the one where it belongs.
-    fn at_home(&self, fact: Fact) -> Fact {
-        if let Fact::Define(component, fingerprint) = &fact
-            && component.min_instances > 0
-            && self.board.read().preferred(component, &[]).is_some_and(|home| home != self.board.me())
-        {
-            let elsewhere = Component { min_instances: 0, ..(**component).clone() };
-            return Fact::Define(Arc::new(elsewhere), fingerprint.clone());
-        }
-        fact
     }
 
     /// Looks at all components in which events wait: a message about a free slot was lost to a full queue.

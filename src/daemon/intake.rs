@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use arc_swap::ArcSwap;
+
 use super::board::{Board, Load};
 use super::catalog::Catalog;
 use super::clock::Clock;
@@ -20,7 +22,8 @@ use crate::failure::Failure;
 use crate::id::{ComponentName, InstanceId, NodeId};
 use crate::intake::{Ask, Intake, Way};
 use crate::node::Input;
-use crate::placement::way::{Choice, Here, There, choose};
+use crate::placement::way::{Choice, There, choose};
+use crate::placement::{Places, scheduler};
 use crate::slots::Slots;
 use crate::time::Mono;
 
@@ -35,6 +38,7 @@ pub(crate) struct CoreHandle {
     random: AtomicU64,
     board: Arc<Board>,
     catalog: Arc<Catalog>,
+    places: Arc<ArcSwap<Places>>,
 }
 
 impl CoreHandle {
@@ -45,9 +49,10 @@ impl CoreHandle {
         seed: u64,
         board: Arc<Board>,
         catalog: Arc<Catalog>,
+        places: Arc<ArcSwap<Places>>,
     ) -> Self {
         let (tickets, random) = (AtomicU64::new(1), AtomicU64::new(seed));
-        Self { messages, missed, clock, tickets, random, board, catalog }
+        Self { messages, missed, clock, tickets, random, board, catalog, places }
     }
 
     fn tell(&self, input: Input) {
@@ -114,21 +119,23 @@ impl Intake for CoreHandle {
     fn way(&self, component: &ComponentName, avoid: &[NodeId]) -> Way {
         let Some((definition, _)) = self.catalog.live(component) else { return Way::Here };
         let me = self.board.me();
-        let heard = self.board.read();
-        let is_willing = |node: NodeId| !avoid.contains(&node) && heard.takes_work(node);
-        let mut here = Here::default();
+        let places = self.places.load();
+        let mut here = 0;
         let mut there = Vec::new();
-        for (&node, load) in heard.loads.get(component).into_iter().flatten() {
+        for (&node, load) in self.board.read().loads.get(component).into_iter().flatten() {
+            let Load { ready, coming, slots, events, .. } = *load;
             if node == me {
-                here.instances = load.ready + load.coming;
-            } else if is_willing(node) {
-                let Load { ready, coming, slots, events, .. } = *load;
+                here = ready + coming;
+            } else if !avoid.contains(&node) && places.takes_work(node) {
                 there.push(There { node, ready, coming, slots, load: events });
             }
         }
-        let most = definition.max_instances.get().min(definition.max_per_node.get());
-        here.can_grow = here.instances < most && !avoid.contains(&me) && heard.may_start(me);
-        match choose(me, here, &there, self.random(), || heard.preferred(&definition, avoid)) {
+        let first = || {
+            let needs =
+                (scheduler::engine(&definition), scheduler::constraints(&definition), definition.memory_reserve);
+            places.first(component, needs, avoid)
+        };
+        match choose(me, here, &there, self.random(), first) {
             Choice::Here => Way::Here,
             Choice::There(node) => Way::There(node),
         }

@@ -7,6 +7,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use crate::id::ComponentName;
+use crate::model::constraint::Constraint;
 
 pub mod defaults;
 mod doc;
@@ -67,6 +68,8 @@ pub struct Component {
     pub network: Option<String>,
     /// Log driver and options of the container runtime; logs are captured by us in any case.
     pub log: LogOptions,
+    /// What a node must be to run it, by its labels; all of them must be met.
+    pub constraints: Vec<Constraint>,
     /// Labels of the user, passed to containers.
     pub labels: BTreeMap<String, String>,
     /// How an instance is asked to stop.

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::planner::Planner;
-use super::rendezvous::{Key, Share};
-use super::view::{Duty, Engine, Node, Require};
+use super::rendezvous::{Key, Share, elected};
+use super::view::{Constraint, Duty, Engine, Node};
 use crate::id::{ComponentName, NodeId};
 
 /// See the head of this file.
@@ -36,7 +36,7 @@ impl Places {
     pub fn first(
         &self,
         component: &ComponentName,
-        (engine, requires, reserve): (Engine, &[Require], u64),
+        (engine, constraints, reserve): (Engine, &[Constraint], u64),
         avoid: &[NodeId],
     ) -> Option<NodeId> {
         let key = Key::component(component);
@@ -45,7 +45,7 @@ impl Places {
             node.presence.can_act()
                 && node.duty == Duty::Active
                 && node.engines.contains(&engine)
-                && requires.iter().all(|require| require.is_met(&node.labels))
+                && constraints.iter().all(|constraint| constraint.is_met(&node.labels))
                 && load.saturating_add(reserve) <= node.capacity
                 && !avoid.contains(id)
         };
@@ -53,6 +53,17 @@ impl Places {
         able.map(|(id, place)| (place.load >= place.limit.max(1), key.cost(*id, place.share), *id))
             .min()
             .map(|(_, _, id)| id)
+    }
+
+    /// Who counts for a component, and does once what is to be done once.
+    pub fn owner(&self, component: &ComponentName) -> Option<NodeId> {
+        let acts = |duty: Option<Duty>| {
+            let nodes = self.0.iter().filter(move |(_, place)| {
+                place.node.presence.can_act() && duty.is_none_or(|duty| place.node.duty == duty)
+            });
+            elected(&Key::component(component), nodes.map(|(id, place)| (*id, place.node.weight)))
+        };
+        acts(Some(Duty::Active)).or_else(|| acts(None))
     }
 
     /// Whether a node is known and takes new work.

@@ -6,7 +6,7 @@ use crate::id::{ComponentName, NodeId};
 use crate::rng::Rng;
 
 use super::scale::Because;
-use super::view::{Duty, Engine, Node, Presence, Require, Singleton, View, Want};
+use super::view::{Constraint, Duty, Engine, Node, Presence, Singleton, View, Want};
 
 pub(super) const MIB: u64 = 1 << 20;
 
@@ -35,7 +35,7 @@ pub(super) fn want(wanted: u32, mib: u64) -> Want {
         reserve: mib * MIB,
         max_per_node: NonZeroU32::new(10).expect("not zero"),
         engine: Engine::Process,
-        requires: Vec::new(),
+        constraints: Vec::new(),
         singleton: Singleton::No,
     }
 }
@@ -87,7 +87,7 @@ pub(super) fn odd_want(rng: &mut Rng) -> Want {
         want.engine = Engine::Docker;
     }
     if rng.below(4) == 0 {
-        want.requires = vec![Require { key: "zone".into(), value: "a".into(), equal: rng.below(2) == 0 }];
+        want.constraints = vec![Constraint { key: "zone".into(), value: "a".into(), equal: rng.below(2) == 0 }];
     }
     want.singleton = match rng.below(10) {
         0 => Singleton::Strict,

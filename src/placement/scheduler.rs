@@ -18,7 +18,7 @@ use super::places::Places;
 use super::planner::{Explanation, Planner};
 use super::rendezvous::{Key, elected};
 use super::scale::{Because, Rule, Scale};
-use super::view::{Duty, Engine, Node, Require, Singleton, Want};
+use super::view::{Constraint, Duty, Engine, Node, Singleton, Want};
 use crate::id::{ComponentName, NodeId};
 use crate::model::Component;
 use crate::model::component::Workload;
@@ -37,7 +37,7 @@ pub struct Definition {
     /// What it needs to run.
     pub engine: Engine,
     /// What it asks of a node's labels.
-    pub requires: Vec<Require>,
+    pub constraints: Vec<Constraint>,
     /// Whether it may run twice.
     pub singleton: Singleton,
     /// What an instance of it was started with. Another one is old.
@@ -53,7 +53,7 @@ impl Definition {
             reserve: component.memory_reserve,
             max_per_node: component.max_per_node,
             engine: engine(component),
-            requires: Vec::new(),
+            constraints: constraints(component).to_vec(),
             singleton: Singleton::No,
             fingerprint: fingerprint.into(),
         }
@@ -61,7 +61,7 @@ impl Definition {
 
     fn want(&self, wanted: u32, because: Because) -> Want {
         let Self { reserve, max_per_node, engine, singleton, .. } = *self;
-        Want { wanted, because, reserve, max_per_node, engine, singleton, requires: self.requires.clone() }
+        Want { wanted, because, reserve, max_per_node, engine, singleton, constraints: self.constraints.clone() }
     }
 }
 
@@ -71,6 +71,11 @@ pub fn engine(component: &Component) -> Engine {
         Workload::Image(_) => Engine::Docker,
         Workload::Command(_) => Engine::Process,
     }
+}
+
+/// What a component asks of a node's labels.
+pub fn constraints(component: &Component) -> &[Constraint] {
+    &component.constraints
 }
 
 /// What a node has of a component, as it said.

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 
 use crate::id::{ComponentName, NodeId, NodeName};
 
 use super::scale::Because;
+pub use crate::model::constraint::Constraint;
+pub use crate::model::duty::Duty;
 
 /// Everything at once: for simulations and tests. The daemon feeds a [`super::Planner`] with changes instead.
 #[derive(Debug, Clone, Default)]
@@ -71,18 +72,6 @@ impl Presence {
     }
 }
 
-/// Whether a node takes work, as its operator says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Duty {
-    /// It takes work.
-    #[default]
-    Active,
-    /// It takes no new work, and what runs there stays as long as it is used.
-    Cordoned,
-    /// Its work goes elsewhere, or has gone.
-    Draining,
-}
-
 /// What runs an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Engine {
@@ -98,30 +87,6 @@ impl fmt::Display for Engine {
             Self::Docker => "docker",
             Self::Process => "process",
         })
-    }
-}
-
-/// A condition on the labels of a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Require {
-    /// Which label.
-    pub key: Arc<str>,
-    /// What it must be, or must not be.
-    pub value: Arc<str>,
-    /// True: it must be this. False: it must not; a node without the label is fine.
-    pub equal: bool,
-}
-
-impl Require {
-    /// Whether a node with these labels will do.
-    pub fn is_met(&self, labels: &BTreeMap<String, String>) -> bool {
-        labels.get(&*self.key).is_some_and(|value| **value == *self.value) == self.equal
-    }
-}
-
-impl fmt::Display for Require {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}{}", self.key, if self.equal { "=" } else { "!=" }, self.value)
     }
 }
 
@@ -152,7 +117,7 @@ pub struct Want {
     /// What it needs to run.
     pub engine: Engine,
     /// All of these must be met.
-    pub requires: Vec<Require>,
+    pub constraints: Vec<Constraint>,
     /// Whether it may run twice.
     pub singleton: Singleton,
 }
@@ -168,7 +133,7 @@ impl Want {
         self.reserve == other.reserve
             && self.max_per_node == other.max_per_node
             && self.engine == other.engine
-            && self.requires == other.requires
+            && self.constraints == other.constraints
             && self.singleton == other.singleton
     }
 }

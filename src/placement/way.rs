@@ -8,15 +8,6 @@
 
 use crate::id::NodeId;
 
-/// What this node has for the component.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Here {
-    /// Instances that are ready, coming or frozen.
-    pub instances: u32,
-    /// Whether another one may be started.
-    pub can_grow: bool,
-}
-
 /// What another node has for it, as it said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct There {
@@ -52,25 +43,24 @@ pub enum Choice {
     There(NodeId),
 }
 
-/// Chooses. `ranked` are the nodes that could start an instance, this one included, the preferred first; it is asked
-/// only where nothing runs or comes. Nodes that were tried for the event already are in neither list.
-pub fn choose(me: NodeId, here: Here, there: &[There], random: u64, ranked: impl FnOnce() -> Option<NodeId>) -> Choice {
-    if here.instances > 0 && here.can_grow {
-        return Choice::Here;
-    }
+/// Chooses. `here`: instances that this node has, ready, coming or frozen. `first` is the node where a first instance
+/// would start, this one included; it is asked only where nothing runs or comes. Nodes that were tried for the event
+/// already are not among them.
+pub fn choose(me: NodeId, here: u32, there: &[There], random: u64, first: impl FnOnce() -> Option<NodeId>) -> Choice {
     let free: Vec<&There> = there.iter().filter(|there| there.has_room()).collect();
     if let Some(best) = better_of_two(&free, random) {
         return Choice::There(best.node);
     }
-    if here.instances > 0 {
+    // Where others wait as well: how many instances there are to be is decided by what waits anywhere, and who waits is
+    // told when there is room elsewhere.
+    if here > 0 {
         return Choice::Here;
     }
-    // One that is full or on its way is better than a second one: where it is, its node decides whether to add more.
     let busy: Vec<&There> = there.iter().filter(|there| there.ready + there.coming > 0).collect();
     if let Some(best) = better_of_two(&busy, random) {
         return Choice::There(best.node);
     }
-    match ranked() {
+    match first() {
         Some(node) if node != me => Choice::There(node),
         Some(_) | None => Choice::Here,
     }
@@ -99,7 +89,7 @@ mod tests {
         There { node: NodeId(node), ready, coming, slots: ready * 10, load }
     }
 
-    fn choose_alone(here: Here, others: &[There], first: u64) -> Choice {
+    fn choose_alone(here: u32, others: &[There], first: u64) -> Choice {
         let choices = (0..8).map(|random| choose(ME, here, others, random << 32 | random, || Some(NodeId(first))));
         let choices: Vec<Choice> = choices.collect();
         assert!(choices.windows(2).all(|pair| pair[0] == pair[1]), "chance decides nothing here: {choices:?}");
@@ -108,28 +98,24 @@ mod tests {
 
     #[test]
     fn where_nothing_runs_all_choose_the_first_in_rank() {
-        let nothing = Here::default();
-        assert_eq!(choose_alone(nothing, &[], 1), Choice::Here);
-        assert_eq!(choose_alone(nothing, &[], 2), Choice::There(NodeId(2)));
-        assert_eq!(choose(ME, nothing, &[], 0, || None), Choice::Here, "nobody can: this node says why");
+        assert_eq!(choose_alone(0, &[], 1), Choice::Here);
+        assert_eq!(choose_alone(0, &[], 2), Choice::There(NodeId(2)));
+        assert_eq!(choose(ME, 0, &[], 0, || None), Choice::Here, "nobody can: this node says why");
     }
 
     #[test]
     fn an_instance_that_runs_or_comes_somewhere_is_not_started_a_second_time() {
-        let nothing = Here { instances: 0, can_grow: true };
-        assert_eq!(choose_alone(nothing, &[there(3, 1, 0, 2)], 1), Choice::There(NodeId(3)));
-        assert_eq!(choose_alone(nothing, &[there(3, 1, 0, 10)], 1), Choice::There(NodeId(3)));
-        assert_eq!(choose_alone(nothing, &[there(3, 0, 1, 4)], 1), Choice::There(NodeId(3)));
-        assert_eq!(choose_alone(nothing, &[there(3, 0, 0, 0)], 1), Choice::Here);
+        assert_eq!(choose_alone(0, &[there(3, 1, 0, 2)], 1), Choice::There(NodeId(3)));
+        assert_eq!(choose_alone(0, &[there(3, 1, 0, 10)], 1), Choice::There(NodeId(3)));
+        assert_eq!(choose_alone(0, &[there(3, 0, 1, 4)], 1), Choice::There(NodeId(3)));
+        assert_eq!(choose_alone(0, &[there(3, 0, 0, 0)], 1), Choice::Here);
     }
 
     #[test]
-    fn an_event_stays_where_another_instance_may_be_added_and_goes_where_room_is_otherwise() {
-        let grows = Here { instances: 1, can_grow: true };
-        let full = Here { instances: 1, can_grow: false };
-        assert_eq!(choose_alone(grows, &[there(3, 1, 0, 0)], 2), Choice::Here);
-        assert_eq!(choose_alone(full, &[there(3, 1, 0, 9)], 2), Choice::There(NodeId(3)));
-        assert_eq!(choose_alone(full, &[there(3, 1, 0, 10)], 2), Choice::Here);
+    fn an_event_goes_where_there_is_room_and_else_waits_where_instances_are() {
+        assert_eq!(choose_alone(1, &[there(3, 1, 0, 9)], 2), Choice::There(NodeId(3)));
+        assert_eq!(choose_alone(1, &[there(3, 1, 0, 10)], 2), Choice::Here);
+        assert_eq!(choose_alone(1, &[], 2), Choice::Here);
     }
 
     #[test]
@@ -137,7 +123,7 @@ mod tests {
         let others = [there(2, 2, 0, 15), there(3, 1, 0, 3), there(4, 1, 0, 10)];
         for random in 0..1000_u64 {
             let random = random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let choice = choose(ME, Here::default(), &others, random, || None);
+            let choice = choose(ME, 0, &others, random, || None);
             assert_eq!(choice, Choice::There(NodeId(3)), "both with room are always drawn");
         }
     }

@@ -43,6 +43,10 @@ const HELD: u64 = 12 * 1024;
 /// rank is as good as any.
 const HOPS: usize = 3;
 
+/// How often a request that waits here may look for its way again. Each time there was room elsewhere a moment before, so
+/// a second time is rare.
+const TURNS: usize = 8;
+
 /// The shortest time between two sweeps; a timer must not run without pause whatever the settings are.
 const SHORTEST: Duration = Duration::from_millis(10);
 
@@ -255,6 +259,7 @@ impl Forwarder {
         let mut retries = Retries::new(self.options.tries, &request);
         let mut wait = Duration::ZERO;
         let mut avoid: Vec<NodeId> = Vec::new();
+        let mut turns = 0;
         loop {
             let asked = core.now();
             let mut free = None;
@@ -295,7 +300,15 @@ impl Forwarder {
                     let (gate, component) = (Arc::clone(errand.gate), Arc::clone(errand.component));
                     let ask = Ask { gate, component, deadline, bytes: errand.held };
                     let lease = within(timer.as_mut(), self.lease(core, ask, retries.avoid())).await;
-                    lease.unwrap_or_else(|| Err(deadline_passed(errand, Phase::Queue)))?
+                    match lease.unwrap_or_else(|| Err(deadline_passed(errand, Phase::Queue))) {
+                        // There is room at another node now; if it is gone again, the request waits there or here.
+                        Err(Failure::Elsewhere(_)) if peers.is_some() && turns < TURNS => {
+                            turns += 1;
+                            wait += core.now().since(asked);
+                            continue;
+                        }
+                        lease => lease?,
+                    }
                 }
             };
             let claimed = core.now();

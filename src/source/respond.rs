@@ -13,6 +13,10 @@ use serde::Serialize;
 use crate::failure::{Failure, Phase};
 use crate::proxy::{Body, headers};
 
+/// When a new try makes sense where there is no memory: far apart, since each looks at all nodes again, and near enough
+/// that a page reloads by itself.
+const NO_ROOM: Duration = Duration::from_secs(5);
+
 /// Why a request was not even looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -83,6 +87,10 @@ pub fn failed(failure: &Failure, reader: &Reader) -> Response<Body> {
         F::NotStarted { component, phase, .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, "not_started", Some(*phase), Some(component))
         }
+        F::NoRoom { component, .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Some(Phase::Start), Some(component))
+        }
+        F::Elsewhere(component) => (StatusCode::SERVICE_UNAVAILABLE, "elsewhere", Some(Phase::Queue), Some(component)),
         F::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining", None, None),
         F::Upstream { component, .. } => (StatusCode::BAD_GATEWAY, "upstream", Some(Phase::Handler), Some(component)),
         F::BodyTooLarge { component, .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", None, Some(component)),
@@ -90,7 +98,9 @@ pub fn failed(failure: &Failure, reader: &Reader) -> Response<Body> {
     let retry_after = match failure {
         F::QueueFull { retry_after, .. } | F::NotStarted { retry_after, .. } => Some(*retry_after),
         // Another node answers at once; a second is the least that can be said.
-        F::Draining => Some(Duration::from_secs(1)),
+        F::Draining | F::Elsewhere(_) => Some(Duration::from_secs(1)),
+        // Memory comes free when something was unused for its idle timeout; nobody knows when.
+        F::NoRoom { .. } => Some(NO_ROOM),
         F::NoRoute | F::NoComponent(_) | F::Deadline { .. } | F::Upstream { .. } | F::BodyTooLarge { .. } => None,
     };
     let log: &[String] = if let F::NotStarted { log, .. } = failure { log } else { &[] };
@@ -207,6 +217,17 @@ mod tests {
                 Some("1"),
             ),
             (Failure::Draining, 503, Some("1")),
+            (Failure::Elsewhere(component()), 503, Some("1")),
+            (
+                Failure::NoRoom {
+                    component: component(),
+                    reserve: "1GiB".into(),
+                    left: "0".into(),
+                    capacity: "1GiB".into(),
+                },
+                503,
+                Some("5"),
+            ),
             (Failure::Upstream { component: component(), sent: true, reason: "reset".into() }, 502, None),
             (Failure::BodyTooLarge { component: component(), limit: 1 }, 413, None),
         ] {

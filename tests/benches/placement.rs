@@ -143,7 +143,7 @@ fn cluster(nodes: u64, components: u64, rng: &mut Rng) -> View {
         reserve: sizes[rng.below(5) as usize] * MIB,
         max_per_node: NonZeroU32::new(10).unwrap_or(NonZeroU32::MIN),
         engine: Engine::Process,
-        requires: Vec::new(),
+        constraints: Vec::new(),
         singleton: Singleton::No,
     };
     let name = |index: u64| format!("component-{index}").parse().ok();

@@ -117,6 +117,7 @@ pub(crate) fn component() -> Component {
         volumes: Vec::new(),
         network: None,
         log: LogOptions::default(),
+        constraints: Vec::new(),
         labels: BTreeMap::new(),
         stop: Stop { signal: "SIGTERM".into(), grace: PATIENCE },
     }

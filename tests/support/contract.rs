@@ -526,6 +526,7 @@ pub fn component(name: &str, workload: Workload, port: Option<NonZeroU16>) -> Co
         volumes: Vec::new(),
         network: None,
         log: LogOptions::default(),
+        constraints: Vec::new(),
         labels: BTreeMap::new(),
         stop: Stop { signal: "SIGTERM".into(), grace: PATIENCE },
     }

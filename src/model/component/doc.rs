@@ -56,6 +56,8 @@ impl Component {
             }),
         );
         put("restart", json!(self.restart_order.name()));
+        let constraints: Vec<_> = self.constraints.iter().map(ToString::to_string).collect();
+        put("constraints", json!(constraints));
         put("labels", json!(self.labels));
         put("stop", json!({"signal": self.stop.signal, "grace": format_duration(self.stop.grace)}));
         Value::Object(doc)

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::id::ComponentName;
 use crate::model::component::defaults as d;
 use crate::model::component::{Component, Health, LogOptions, RestartOrder, Stop, Workload, scale, volumes, workload};
+use crate::model::constraint::Constraint;
 use crate::model::invalid::{Invalid, Refusal};
 use crate::model::reader::{Errors, Field, Object};
 use crate::model::{address, check_size};
@@ -42,6 +43,7 @@ const TOP: &[&str] = &[
     "network",
     "log",
     "labels",
+    "constraints",
     "stop",
 ];
 const HEALTH: &[&str] = &["path", "interval", "timeout", "failures"];
@@ -138,6 +140,7 @@ fn read(name: &ComponentName, top: &Object<'_>, e: &mut Errors) -> Option<Compon
         volumes: volumes::read(&top.get("volumes"), e),
         network: top.get("network").parsed(e, volumes::check_name),
         log: log(&top.get("log"), e),
+        constraints: constraints(&top.get("constraints"), e),
         labels: top.get("labels").pairs(e, label_key, |_| Ok(())),
         stop: stop(&top.get("stop"), e),
         workload: workload?,
@@ -240,6 +243,16 @@ fn log(field: &Field<'_>, e: &mut Errors) -> LogOptions {
     });
     let options = object.get("options").pairs(e, |key| check_key(key, "an option name"), |_| Ok(()));
     LogOptions { driver, options }
+}
+
+fn constraints(field: &Field<'_>, e: &mut Errors) -> Vec<Constraint> {
+    let mut all = Vec::new();
+    for item in field.items("a list of conditions such as zone=a", e) {
+        all.extend(item.parsed(e, str::parse::<Constraint>));
+    }
+    all.sort();
+    all.dedup();
+    all
 }
 
 fn label_key(key: &str) -> Result<String, Refusal> {

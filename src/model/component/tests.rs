@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::constraint::Constraint;
 use crate::model::{DOCUMENT_MAX, FieldError, Invalid};
 
 fn name() -> ComponentName {
@@ -47,7 +48,7 @@ fn an_image_alone_gets_every_default() {
             "idle": {"freeze": "30s", "stop": "5m"}, "start_timeout": "1m", "request_timeout": "5m",
             "queue": 4096, "max_body": "64MiB",
             "health": {"path": null, "interval": "10s", "timeout": "5s", "failures": 3},
-            "restart": "start-first", "labels": {}, "stop": {"signal": "SIGTERM", "grace": "10s"},
+            "restart": "start-first", "constraints": [], "labels": {}, "stop": {"signal": "SIGTERM", "grace": "10s"},
         })
     );
 }
@@ -353,6 +354,7 @@ prop_compose! {
         (path, interval, timeout, failures) in (prop::option::of("/[a-z?=]{0,9}"), millis(100..=3_600_000),
             millis(10..=3_600_000), at_least_one(1..=1000)),
         (stop_first, signal) in (any::<bool>(), prop::sample::select(defaults::STOP_SIGNALS.to_vec())),
+        constraints in prop::collection::btree_set(("[a-z]{1,5}", "[a-z0-9.]{1,5}", any::<bool>()), 0..4),
         (volumes, network, driver, options) in (any_volumes(), prop::option::of("[a-z][a-z0-9_.-]{0,9}"),
             prop::option::of("[a-z-]{1,9}"), pairs("[a-z.-]{1,9}")),
     ) -> Component {
@@ -384,6 +386,7 @@ prop_compose! {
             volumes: if is_image { volumes } else { Vec::new() },
             network: network.filter(|_| is_image),
             log: if is_image { LogOptions { driver, options } } else { LogOptions::default() },
+            constraints: constraints.into_iter().map(|(key, value, equal)| Constraint { key, value, equal }).collect(),
             labels,
             stop: Stop { signal: signal.to_owned(), grace },
         }

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use crate::id::{ComponentName, NodeId, NodeName};
 use crate::model::units::format_bytes;
 use crate::placement::scale::Because;
-use crate::placement::view::{Duty, Engine, Presence, Require, Singleton};
+use crate::placement::view::{Constraint, Duty, Engine, Presence, Singleton};
 
 use super::line::HARD;
 use super::rank::{Rank, Ranked};
@@ -26,7 +26,7 @@ pub enum Refusal {
     /// It cannot run the component.
     Engine(Engine),
     /// A label is wrong or missing.
-    Label(Require),
+    Label(Constraint),
     /// One instance reserves more than it has in all.
     TooSmall {
         /// Of an instance, in bytes.
@@ -208,8 +208,8 @@ impl Planner {
         if !node.engines.contains(&want.engine) {
             return Some(Refusal::Engine(want.engine));
         }
-        if let Some(require) = want.requires.iter().find(|require| !require.is_met(&node.labels)) {
-            return Some(Refusal::Label(require.clone()));
+        if let Some(constraint) = want.constraints.iter().find(|constraint| !constraint.is_met(&node.labels)) {
+            return Some(Refusal::Label(constraint.clone()));
         }
         if want.reserve > node.capacity {
             return Some(Refusal::TooSmall { reserve: want.reserve, capacity: node.capacity });

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::placement::samples::{self, MIB, name, node, want};
-use crate::placement::view::{Engine, Require};
+use crate::placement::view::{Constraint, Engine};
 use crate::rng::Rng;
 
 /// The rule as the module says it, over all edges at once.
@@ -13,7 +13,7 @@ fn by_the_rule(view: &View) -> BTreeMap<ComponentName, Targets> {
     let fits = |want: &Want, node: &Node| {
         open(node)
             && node.engines.contains(&want.engine)
-            && want.requires.iter().all(|require| require.is_met(&node.labels))
+            && want.constraints.iter().all(|constraint| constraint.is_met(&node.labels))
             && want.reserve <= node.capacity
             && (view.majority || want.singleton != Singleton::Strict)
     };
@@ -307,8 +307,8 @@ fn every_refusal_is_a_sentence() {
     set(5, |node| node.labels = [("zone".to_owned(), "c".to_owned())].into());
     set(6, |node| node.capacity = 100 * MIB);
     set(7, |node| node.capacity = 300 * MIB);
-    let requires = vec![Require { key: "zone".into(), value: "c".into(), equal: false }];
-    view.wants.insert(name(1), Want { requires, max_per_node: NonZero::new(2).expect("two"), ..want(5, 200) });
+    let constraints = vec![Constraint { key: "zone".into(), value: "c".into(), equal: false }];
+    view.wants.insert(name(1), Want { constraints, max_per_node: NonZero::new(2).expect("two"), ..want(5, 200) });
     let explanation = Planner::of(&view).explain(&name(1)).expect("it is known");
     assert_eq!((explanation.wanted, explanation.unplaced), (5, 2));
     let text = explanation.to_string();

@@ -34,7 +34,7 @@ impl Town {
             reserve: 64 * MIB,
             max_per_node: number(40),
             engine: Engine::Process,
-            requires: Vec::new(),
+            constraints: Vec::new(),
             singleton: Singleton::No,
             fingerprint: "one".into(),
         };

@@ -136,7 +136,11 @@ fn back(asked: Asked, payload: Payload, reason: String) -> Outcome {
 /// not one: the component has as many instances as it may have.
 fn may_go_elsewhere(failure: &Failure) -> bool {
     match failure {
-        Failure::Draining | Failure::NotStarted { .. } | Failure::NoComponent(_) => true,
+        Failure::Draining
+        | Failure::NotStarted { .. }
+        | Failure::NoComponent(_)
+        | Failure::NoRoom { .. }
+        | Failure::Elsewhere(_) => true,
         Failure::NoRoute
         | Failure::QueueFull { .. }
         | Failure::Deadline { .. }

@@ -164,6 +164,9 @@ struct Container {
     /// Label; adds to those of the file
     #[arg(long = "label", short, value_name = "NAME=VALUE", value_parser = cli::pair)]
     labels: Vec<(String, String)>,
+    /// What a node must be to run it, by its labels: zone=a or disk!=hdd; all of them replace those of the file
+    #[arg(long = "constraint", value_name = "CONDITION")]
+    constraints: Vec<String>,
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
@@ -263,6 +266,7 @@ impl Container {
         doc.set("log.driver", self.log_driver);
         doc.pairs("log.options", self.log_options);
         doc.pairs("labels", self.labels);
+        doc.set("constraints", (!self.constraints.is_empty()).then_some(self.constraints));
     }
 }
 
@@ -298,7 +302,7 @@ mod tests {
                     --max-body 1MiB --idle 5m --freeze-after never --start-timeout 10s --request-timeout 20s \
                     --health-path /h --health-interval 5s --health-timeout 1s --health-failures 3 \
                     --restart stop-first --stop-signal SIGINT --stop-grace 3s --entrypoint /bin/x --pull always \
-                    --volume /a:/b:ro --network n --log-driver local --log-opt max-size=1m --label a=b";
+                    --volume /a:/b:ro --network n --log-driver local --log-opt max-size=1m --label a=b --constraint zone=a";
         let args = Line::try_parse_from(line.split_whitespace()).expect("flags").args;
         let doc = document(args).expect("a document").into_value();
         let name: ComponentName = "api".parse().expect("a name");

@@ -47,6 +47,7 @@ fn spec(change: impl FnOnce(&mut Component)) -> InstanceSpec {
         volumes: Vec::new(),
         network: None,
         log: LogOptions::default(),
+        constraints: Vec::new(),
         labels: BTreeMap::new(),
         stop: Stop { signal: "SIGTERM".into(), grace: second },
     };
