@@ -116,6 +116,8 @@ pub enum Fact {
     },
     /// What the plan of the cluster wants of this node.
     Share(Share),
+    /// An event that was told to go elsewhere has been answered there, or was not.
+    Returned,
     /// An unused instance is to go: another component needs its memory.
     Evict(InstanceId, ComponentName),
     /// The memory that the next start needs will not come free soon: what is left, and what there is in all.
@@ -207,6 +209,8 @@ pub struct Activation {
     instances: BTreeMap<InstanceId, Instance>,
     queue: Queue,
     share: Share,
+    /// Events that were told to go elsewhere and are not done.
+    away: u32,
     /// The bytes that the next start needs and that are not free.
     short: Option<u64>,
     removed: bool,
@@ -235,6 +239,7 @@ impl Activation {
             instances: BTreeMap::new(),
             queue: Queue::default(),
             share: Share::default(),
+            away: 0,
             short: None,
             removed: false,
             draining: false,
@@ -322,13 +327,15 @@ impl Activation {
         self.share
     }
 
-    /// Instances without an event that nobody planned: since when, which, and the bytes that their end sets free.
-    pub fn spares(&self) -> Vec<(Mono, InstanceId, u64)> {
+    /// Instances without an event that may go for others: since when, which, and the bytes that their end sets free. Those
+    /// that nobody planned; and for an event that waits also those that are planned only because they were used lately.
+    pub fn spares(&self, for_an_event: bool) -> Vec<(Mono, InstanceId, u64)> {
+        let kept = if for_an_event { self.share.warm } else { self.share.count };
         let there = || self.instances.values().filter(|instance| !instance.is_leaving());
         let idle = there().filter(|i| i.in_flight() == 0 && matches!(i.state, State::Ready | State::Frozen));
         let mut idle: Vec<_> = idle.map(|i| (i.last_used(), i.id.clone(), i.component.memory_reserve)).collect();
         idle.sort();
-        idle.truncate(there().count().saturating_sub(self.share.count as usize));
+        idle.truncate(there().count().saturating_sub(kept as usize));
         idle
     }
 
@@ -400,14 +407,8 @@ impl Activation {
             Fact::Found { id, fingerprint, address, handle, frozen } => {
                 self.found(id, fingerprint, address, handle, frozen, now, out);
             }
-            Fact::Share(share) => {
-                self.share = share;
-                // What waits here and could be taken elsewhere at once looks for its way again.
-                for _ in 0..share.room_elsewhere {
-                    let Some(waiter) = self.queue.pop() else { break };
-                    out.push(Effect::Refuse(waiter.ticket, Failure::Elsewhere(self.component.name.clone())));
-                }
-            }
+            Fact::Share(share) => self.share = share,
+            Fact::Returned => self.away = self.away.saturating_sub(1),
             Fact::Evict(id, by) => self.evict(&id, &by, now, out),
             Fact::NoRoom { left, capacity } => self.no_room(left, capacity, now, out),
             Fact::Drain => {
@@ -447,6 +448,7 @@ impl Activation {
             return out.push(Effect::Refuse(waiter.ticket, Failure::Draining));
         }
         if self.share.full_elsewhere && !self.instances.values().any(|instance| !instance.is_leaving()) {
+            self.away = self.away.saturating_add(1);
             return out.push(Effect::Refuse(waiter.ticket, Failure::Elsewhere(component.name.clone())));
         }
         if let Some(failure) = self.hopeless(now.mono) {

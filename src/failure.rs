@@ -93,7 +93,17 @@ pub enum Failure {
         /// All that instances may reserve here.
         capacity: String,
     },
-    /// The component has as many instances elsewhere as it may have. State: the event was not handed to anyone.
+    /// No instance of the component is on this node, and it cannot hold one. State: the event was not handed to anyone.
+    #[error("no node that was asked can run component {component}: {reason}; `maelctl explain {component}` shows all")]
+    Nowhere {
+        /// Which component.
+        component: ComponentName,
+        /// What nodes lack, in words.
+        reason: String,
+    },
+    /// The event is better off at another node: it could be taken there at once, or the component has as many instances
+    /// there as it may have. State: the event was not handed to anyone. Who gets this says so when the event is done, see
+    /// `Intake::returned`.
     #[error(
         "the instances of component {0} are on other nodes, and none of them could take the request in time; try again"
     )]

@@ -51,10 +51,15 @@ pub trait Intake: fmt::Debug + Send + Sync + 'static {
     fn wait(&self, ask: Ask) -> Pin<Box<dyn Future<Output = Result<Arc<Slots>, Failure>> + Send + '_>>;
 
     /// Which node should take an event for this component that found no free slot here. `avoid`: nodes that were tried
-    /// for this event already.
-    fn way(&self, component: &ComponentName, avoid: &[NodeId]) -> Way {
-        let _ = (component, avoid);
+    /// for this event already. `is_sent`: the core said that it is better off elsewhere.
+    fn way(&self, component: &ComponentName, avoid: &[NodeId], is_sent: bool) -> Way {
+        let _ = (component, avoid, is_sent);
         Way::Here
+    }
+
+    /// An event that the core sent elsewhere is done, or given up.
+    fn returned(&self, component: &ComponentName) {
+        let _ = component;
     }
 
     /// A slot was given back while others wait for one.
@@ -62,6 +67,26 @@ pub trait Intake: fmt::Debug + Send + Sync + 'static {
 
     /// The instance does not accept connections although it should: check its health now.
     fn suspect(&self, instance: &InstanceId, reason: &str);
+}
+
+/// An event that the core sent elsewhere ([`Failure::Elsewhere`]), until dropped.
+#[derive(Debug)]
+pub struct Away {
+    core: Arc<dyn Intake>,
+    component: ComponentName,
+}
+
+impl Away {
+    /// From the answer of the core on.
+    pub fn begin(core: &Arc<dyn Intake>, component: &ComponentName) -> Self {
+        Self { core: Arc::clone(core), component: component.clone() }
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.core.returned(&self.component);
+    }
 }
 
 /// A slot of an instance, held until dropped. Hold it until the last byte of the answer.

@@ -246,8 +246,9 @@ impl Node {
         let left = self.capacity.saturating_sub(self.totals.reserved);
         let leaving = self.activations.values().fold(0_u64, |sum, one| sum.saturating_add(one.leaving()));
         let mut missing = reserve.saturating_sub(left.saturating_add(leaving));
+        let for_an_event = self.activations.get(&name).is_some_and(|one| one.waiting() > 0);
         let others = self.activations.values().filter(|one| one.component().name != name);
-        let mut spares: Vec<_> = others.flat_map(Activation::spares).collect();
+        let mut spares: Vec<_> = others.flat_map(|other| other.spares(for_an_event)).collect();
         let all = spares.iter().fold(0_u64, |sum, (_, _, reserve)| sum.saturating_add(*reserve));
         if all < missing {
             return self.component(name, Fact::NoRoom { left, capacity: self.capacity }, now);

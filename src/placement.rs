@@ -20,7 +20,7 @@ pub mod way;
 
 pub use elect::{owner, poller};
 pub use places::Places;
-pub use planner::{Explanation, Planner, Refusal, Targets, Verdict};
+pub use planner::{Explanation, Needs, Planner, Refusal, Targets, Verdict};
 pub use scale::{Because, Rule, Scale};
 pub use scheduler::Scheduler;
 pub use view::{Constraint, Duty, Engine, Node, Presence, Singleton, View, Want};

@@ -27,6 +27,7 @@ impl Activation {
         self.expire(now.mono, out);
         self.publish();
         self.hand_out(rng, out);
+        self.divert(out);
         if self.removed {
             self.drain_where(now.mono, "component removed", out, |_| true);
         } else if !self.draining {
@@ -118,6 +119,15 @@ impl Activation {
                 Some(waiter) => out.push(Effect::Grant(waiter.ticket, slots)),
                 None => break,
             }
+        }
+    }
+
+    /// Sends on what waits here and could be taken elsewhere at once.
+    fn divert(&mut self, out: &mut Vec<Effect>) {
+        while self.away < self.share.room_elsewhere {
+            let Some(waiter) = self.queue.pop() else { return };
+            self.away += 1;
+            out.push(Effect::Refuse(waiter.ticket, Failure::Elsewhere(self.component.name.clone())));
         }
     }
 

@@ -758,6 +758,7 @@ fn failed(failure: &Failure) -> ApiError {
         Failure::QueueFull { .. }
         | Failure::NotStarted { .. }
         | Failure::NoRoom { .. }
+        | Failure::Nowhere { .. }
         | Failure::Elsewhere(_)
         | Failure::Draining => Code::Unavailable,
         Failure::Deadline { .. } => Code::Timeout,

@@ -248,8 +248,11 @@ impl Driver {
                 Effect::Check(id, definition, address) => self.workshop.check(id, definition, address),
                 Effect::Grant(ticket, slots) => self.grant(ticket, slots),
                 Effect::Refuse(ticket, failure) => {
-                    if let Some(reply) = self.replies.remove(&ticket) {
-                        let _ = reply.send(Err(failure));
+                    let is_sent = matches!(failure, Failure::Elsewhere(_));
+                    let told = self.replies.remove(&ticket).is_some_and(|reply| reply.send(Err(failure)).is_ok());
+                    if is_sent && !told {
+                        // It has gone meanwhile, and will not come back.
+                        self.node.handle(Input::Component(component, Fact::Returned), self.clock.now());
                     }
                 }
                 Effect::Note(instance, text) => self.workshop.note(&component, instance.as_ref(), &text),

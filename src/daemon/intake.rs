@@ -21,6 +21,7 @@ use crate::activation::queue::Waiter;
 use crate::failure::Failure;
 use crate::id::{ComponentName, InstanceId, NodeId};
 use crate::intake::{Ask, Intake, Way};
+use crate::model::Component;
 use crate::node::Input;
 use crate::placement::way::{Choice, There, choose};
 use crate::placement::{Places, scheduler};
@@ -53,6 +54,20 @@ impl CoreHandle {
     ) -> Self {
         let (tickets, random) = (AtomicU64::new(1), AtomicU64::new(seed));
         Self { messages, missed, clock, tickets, random, board, catalog, places }
+    }
+
+    /// Whether an event may wait here: an instance is here, or could be.
+    fn could_hold(&self, component: &Component) -> Result<(), Failure> {
+        let (places, needs) = (self.places.load(), scheduler::needs(component));
+        let me = self.board.me();
+        if places.fits(me, &needs) {
+            return Ok(());
+        }
+        let has_some = self.board.read().loads.get(&component.name).is_some_and(|loads| loads.contains_key(&me));
+        if has_some {
+            return Ok(());
+        }
+        Err(Failure::Nowhere { component: component.name.clone(), reason: places.why_nowhere(&needs) })
     }
 
     fn tell(&self, input: Input) {
@@ -95,6 +110,7 @@ impl Intake for CoreHandle {
     fn wait(&self, ask: Ask) -> Pin<Box<dyn Future<Output = Result<Arc<Slots>, Failure>> + Send + '_>> {
         Box::pin(async move {
             let component = &ask.gate.component;
+            self.could_hold(&ask.component)?;
             let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
             let waiter = Waiter { ticket, since: self.clock.mono(), deadline: ask.deadline, bytes: ask.bytes };
             let (reply, answer) = oneshot::channel();
@@ -116,7 +132,7 @@ impl Intake for CoreHandle {
         })
     }
 
-    fn way(&self, component: &ComponentName, avoid: &[NodeId]) -> Way {
+    fn way(&self, component: &ComponentName, avoid: &[NodeId], is_sent: bool) -> Way {
         let Some((definition, _)) = self.catalog.live(component) else { return Way::Here };
         let me = self.board.me();
         let places = self.places.load();
@@ -130,15 +146,15 @@ impl Intake for CoreHandle {
                 there.push(There { node, ready, coming, slots, load: events });
             }
         }
-        let first = || {
-            let needs =
-                (scheduler::engine(&definition), scheduler::constraints(&definition), definition.memory_reserve);
-            places.first(component, needs, avoid)
-        };
-        match choose(me, here, &there, self.random(), first) {
+        let first = || places.first(component, &scheduler::needs(&definition), avoid);
+        match choose(me, here, &there, is_sent, self.random(), first) {
             Choice::Here => Way::Here,
             Choice::There(node) => Way::There(node),
         }
+    }
+
+    fn returned(&self, component: &ComponentName) {
+        self.tell(Input::Component(component.clone(), Fact::Returned));
     }
 
     fn freed(&self, component: &ComponentName) {

@@ -13,7 +13,8 @@ pub struct Share {
     pub placed: u32,
     /// Instances that take events elsewhere.
     pub serving_elsewhere: u32,
-    /// Events that could be taken elsewhere at once; looked at only while some wait here.
+    /// Events that wait here and may be on their way to other nodes at one moment: what instances take there at once, where
+    /// nobody waits. Looked at only while some wait here.
     pub room_elsewhere: u32,
     /// The component has as many instances elsewhere as it may have: none is started here for an event alone.
     pub full_elsewhere: bool,

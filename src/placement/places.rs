@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use super::planner::Planner;
+use super::planner::{Needs, Planner};
 use super::rendezvous::{Key, Share, elected};
-use super::view::{Constraint, Duty, Engine, Node};
+use super::view::{Duty, Node};
 use crate::id::{ComponentName, NodeId};
+
+/// Nodes that a sentence names: more nobody reads.
+const NAMED: usize = 3;
 
 /// See the head of this file.
 #[derive(Debug, Clone, Default)]
@@ -32,27 +35,38 @@ impl Places {
     }
 
     /// The node where the first instance belongs: what the rule of [`super::planner`] would say if it were planned last,
-    /// the same on all nodes that have heard the same. None if no node can hold one, or all of them are in `avoid`.
-    pub fn first(
-        &self,
-        component: &ComponentName,
-        (engine, constraints, reserve): (Engine, &[Constraint], u64),
-        avoid: &[NodeId],
-    ) -> Option<NodeId> {
+    /// the same on all nodes that have heard the same. Where the plan leaves no room, one that might make some: an unused
+    /// instance goes for an event that waits. None if no node can hold one, or all of them are in `avoid`.
+    pub fn first(&self, component: &ComponentName, needs: &Needs<'_>, avoid: &[NodeId]) -> Option<NodeId> {
         let key = Key::component(component);
         let can = |id: &NodeId, place: &Place| {
-            let Place { node, load, .. } = place;
-            node.presence.can_act()
-                && node.duty == Duty::Active
-                && node.engines.contains(&engine)
-                && constraints.iter().all(|constraint| constraint.is_met(&node.labels))
-                && load.saturating_add(reserve) <= node.capacity
-                && !avoid.contains(id)
+            place.node.presence.can_act() && needs.misfit(&place.node).is_none() && !avoid.contains(id)
+        };
+        let order = |(id, place): (&NodeId, &Place)| {
+            let is_full = place.load.saturating_add(needs.reserve) > place.node.capacity;
+            (is_full, place.load >= place.limit.max(1), key.cost(*id, place.share), *id)
         };
         let able = self.0.iter().filter(|(id, place)| can(id, place));
-        able.map(|(id, place)| (place.load >= place.limit.max(1), key.cost(*id, place.share), *id))
-            .min()
-            .map(|(_, _, id)| id)
+        able.map(order).min().map(|(.., id)| id)
+    }
+
+    /// Whether this node could hold an instance at all; true for one that is not known yet.
+    pub fn fits(&self, node: NodeId, needs: &Needs<'_>) -> bool {
+        self.0.get(&node).is_none_or(|place| needs.misfit(&place.node).is_none())
+    }
+
+    /// Why no node could hold one, as a sentence about some of them.
+    pub fn why_nowhere(&self, needs: &Needs<'_>) -> String {
+        let misfits = self.0.values().filter(|place| place.node.presence.can_act());
+        let mut words: Vec<String> = misfits
+            .filter_map(|place| Some(format!("node {} {}", place.node.name, needs.misfit(&place.node)?)))
+            .collect();
+        let more = words.len().saturating_sub(NAMED);
+        words.truncate(NAMED);
+        if more > 0 {
+            words.push(format!("and so on for {more} more"));
+        }
+        words.join(", ")
     }
 
     /// Who counts for a component, and does once what is to be done once.

@@ -47,7 +47,7 @@ mod rank;
 mod tests;
 mod walk;
 
-pub use explain::{Explanation, Refusal, Verdict};
+pub use explain::{Explanation, Needs, Refusal, Verdict};
 
 /// How far above its fair share a node may be loaded, as a fraction. A quarter more: with a hundred instances of usual
 /// sizes on a node, chance alone loads 2 nodes of 100 so high, so few instances are sent elsewhere; and a node at its

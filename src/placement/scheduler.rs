@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::elect::{able, on_duty};
 use super::places::Places;
-use super::planner::{Explanation, Planner};
+use super::planner::{Explanation, Needs, Planner};
 use super::rendezvous::{Key, elected};
 use super::scale::{Because, Rule, Scale};
 use super::view::{Constraint, Duty, Engine, Node, Singleton, Want};
@@ -48,12 +48,13 @@ impl Definition {
     /// Out of a component and the fingerprint of its instances.
     #[must_use]
     pub fn of(component: &Component, fingerprint: &str) -> Self {
+        let Needs { engine, constraints, reserve } = needs(component);
         Self {
             rule: Rule::from(component),
-            reserve: component.memory_reserve,
+            reserve,
             max_per_node: component.max_per_node,
-            engine: engine(component),
-            constraints: constraints(component).to_vec(),
+            engine,
+            constraints: constraints.to_vec(),
             singleton: Singleton::No,
             fingerprint: fingerprint.into(),
         }
@@ -65,17 +66,16 @@ impl Definition {
     }
 }
 
-/// What a component needs to run.
-pub fn engine(component: &Component) -> Engine {
-    match component.workload {
-        Workload::Image(_) => Engine::Docker,
-        Workload::Command(_) => Engine::Process,
+/// What an instance of a component needs of its node.
+pub fn needs(component: &Component) -> Needs<'_> {
+    Needs {
+        engine: match component.workload {
+            Workload::Image(_) => Engine::Docker,
+            Workload::Command(_) => Engine::Process,
+        },
+        constraints: &component.constraints,
+        reserve: component.memory_reserve,
     }
-}
-
-/// What a component asks of a node's labels.
-pub fn constraints(component: &Component) -> &[Constraint] {
-    &component.constraints
 }
 
 /// What a node has of a component, as it said.
@@ -348,7 +348,9 @@ impl Scheduler {
         let takes_work =
             |id: &NodeId| self.nodes.get(id).is_some_and(|node| node.presence.can_act() && node.duty != Duty::Draining);
         let elsewhere = others().fold(0_u32, |sum, (_, running)| sum.saturating_add(running.ready + running.coming));
-        let room = others().filter(|(id, _)| takes_work(id)).map(|(_, node)| node.slots.saturating_sub(node.events));
+        // What goes there from here is among the events there, so a node is full only when some wait.
+        let room =
+            others().filter(|(id, node)| takes_work(id) && node.events <= node.slots).map(|(_, node)| node.slots);
         let count = targets.get(&self.me).copied().unwrap_or(0);
         let duty = self.nodes.get(&self.me).map(|node| node.duty).unwrap_or_default();
         let is_cordoned = duty == Duty::Cordoned && entry.wanted.count > 0;

@@ -46,10 +46,25 @@ pub enum Choice {
 /// Chooses. `here`: instances that this node has, ready, coming or frozen. `first` is the node where a first instance
 /// would start, this one included; it is asked only where nothing runs or comes. Nodes that were tried for the event
 /// already are not among them.
-pub fn choose(me: NodeId, here: u32, there: &[There], random: u64, first: impl FnOnce() -> Option<NodeId>) -> Choice {
+/// `is_sent`: it waited here, and is better off elsewhere.
+pub fn choose(
+    me: NodeId,
+    here: u32,
+    there: &[There],
+    is_sent: bool,
+    random: u64,
+    first: impl FnOnce() -> Option<NodeId>,
+) -> Choice {
     let free: Vec<&There> = there.iter().filter(|there| there.has_room()).collect();
     if let Some(best) = better_of_two(&free, random) {
         return Choice::There(best.node);
+    }
+    if is_sent {
+        // What this node sends there makes it look full; only where some wait it is.
+        let open: Vec<&There> = there.iter().filter(|there| there.ready > 0 && there.load <= there.slots).collect();
+        if let Some(best) = better_of_two(&open, random) {
+            return Choice::There(best.node);
+        }
     }
     // Where others wait as well: how many instances there are to be is decided by what waits anywhere, and who waits is
     // told when there is room elsewhere.
@@ -90,7 +105,8 @@ mod tests {
     }
 
     fn choose_alone(here: u32, others: &[There], first: u64) -> Choice {
-        let choices = (0..8).map(|random| choose(ME, here, others, random << 32 | random, || Some(NodeId(first))));
+        let choices =
+            (0..8).map(|random| choose(ME, here, others, false, random << 32 | random, || Some(NodeId(first))));
         let choices: Vec<Choice> = choices.collect();
         assert!(choices.windows(2).all(|pair| pair[0] == pair[1]), "chance decides nothing here: {choices:?}");
         choices[0]
@@ -100,7 +116,7 @@ mod tests {
     fn where_nothing_runs_all_choose_the_first_in_rank() {
         assert_eq!(choose_alone(0, &[], 1), Choice::Here);
         assert_eq!(choose_alone(0, &[], 2), Choice::There(NodeId(2)));
-        assert_eq!(choose(ME, 0, &[], 0, || None), Choice::Here, "nobody can: this node says why");
+        assert_eq!(choose(ME, 0, &[], false, 0, || None), Choice::Here, "nobody can: this node says why");
     }
 
     #[test]
@@ -116,6 +132,8 @@ mod tests {
         assert_eq!(choose_alone(1, &[there(3, 1, 0, 9)], 2), Choice::There(NodeId(3)));
         assert_eq!(choose_alone(1, &[there(3, 1, 0, 10)], 2), Choice::Here);
         assert_eq!(choose_alone(1, &[], 2), Choice::Here);
+        let sent = |load| choose(ME, 1, &[there(3, 1, 0, load)], true, 0, || None);
+        assert_eq!((sent(10), sent(11)), (Choice::There(NodeId(3)), Choice::Here), "it is full when some wait");
     }
 
     #[test]
@@ -123,7 +141,7 @@ mod tests {
         let others = [there(2, 2, 0, 15), there(3, 1, 0, 3), there(4, 1, 0, 10)];
         for random in 0..1000_u64 {
             let random = random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let choice = choose(ME, 0, &others, random, || None);
+            let choice = choose(ME, 0, &others, false, random, || None);
             assert_eq!(choice, Choice::There(NodeId(3)), "both with room are always drawn");
         }
     }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, Phase};
 use crate::id::{ComponentName, InstanceId, NodeId};
-use crate::intake::{Ask, Intake, Lease, Way};
+use crate::intake::{Ask, Away, Intake, Lease, Way};
 use crate::model::Component;
 use crate::proxy::body::{Body, Payload, Progress};
 use crate::proxy::headers::{self, Marks, Origin};
@@ -259,6 +259,9 @@ impl Forwarder {
         let mut retries = Retries::new(self.options.tries, &request);
         let mut wait = Duration::ZERO;
         let mut avoid: Vec<NodeId> = Vec::new();
+        // While it is on its way to another node because the core sent it there. Its end is the head of the answer: what
+        // follows is bounded by the other node's own slots.
+        let mut away: Option<Away> = None;
         let mut turns = 0;
         loop {
             let asked = core.now();
@@ -266,7 +269,7 @@ impl Forwarder {
             if let Some(peers) = peers.filter(|_| retries.avoid().is_empty() && avoid.len() < HOPS) {
                 free = Lease::try_get(core, errand.gate);
                 if free.is_none()
-                    && let Way::There(node) = core.way(name, &avoid)
+                    && let Way::There(node) = core.way(name, &avoid, away.is_some())
                 {
                     let ask = hop::ask::Ask {
                         peers,
@@ -301,9 +304,13 @@ impl Forwarder {
                     let ask = Ask { gate, component, deadline, bytes: errand.held };
                     let lease = within(timer.as_mut(), self.lease(core, ask, retries.avoid())).await;
                     match lease.unwrap_or_else(|| Err(deadline_passed(errand, Phase::Queue))) {
-                        // There is room at another node now; if it is gone again, the request waits there or here.
-                        Err(Failure::Elsewhere(_)) if peers.is_some() && turns < TURNS => {
+                        // There is room at another node; if it is gone again, the request waits there or here.
+                        Err(failure @ Failure::Elsewhere(_)) => {
+                            away = Some(Away::begin(core, name));
                             turns += 1;
+                            if peers.is_none() || turns > TURNS {
+                                return Err(failure);
+                            }
                             wait += core.now().since(asked);
                             continue;
                         }

@@ -87,7 +87,7 @@ pub fn failed(failure: &Failure, reader: &Reader) -> Response<Body> {
         F::NotStarted { component, phase, .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, "not_started", Some(*phase), Some(component))
         }
-        F::NoRoom { component, .. } => {
+        F::NoRoom { component, .. } | F::Nowhere { component, .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Some(Phase::Start), Some(component))
         }
         F::Elsewhere(component) => (StatusCode::SERVICE_UNAVAILABLE, "elsewhere", Some(Phase::Queue), Some(component)),
@@ -100,7 +100,7 @@ pub fn failed(failure: &Failure, reader: &Reader) -> Response<Body> {
         // Another node answers at once; a second is the least that can be said.
         F::Draining | F::Elsewhere(_) => Some(Duration::from_secs(1)),
         // Memory comes free when something was unused for its idle timeout; nobody knows when.
-        F::NoRoom { .. } => Some(NO_ROOM),
+        F::NoRoom { .. } | F::Nowhere { .. } => Some(NO_ROOM),
         F::NoRoute | F::NoComponent(_) | F::Deadline { .. } | F::Upstream { .. } | F::BodyTooLarge { .. } => None,
     };
     let log: &[String] = if let F::NotStarted { log, .. } = failure { log } else { &[] };
@@ -218,6 +218,7 @@ mod tests {
             ),
             (Failure::Draining, 503, Some("1")),
             (Failure::Elsewhere(component()), 503, Some("1")),
+            (Failure::Nowhere { component: component(), reason: "node n1 is draining".into() }, 503, Some("5")),
             (
                 Failure::NoRoom {
                     component: component(),

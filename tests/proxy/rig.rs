@@ -79,7 +79,7 @@ impl Intake for Fixed {
         })
     }
 
-    fn way(&self, _component: &ComponentName, avoid: &[NodeId]) -> Way {
+    fn way(&self, _component: &ComponentName, avoid: &[NodeId], _is_sent: bool) -> Way {
         let ways = self.ways.lock().expect("no panic");
         ways.iter().find(|node| !avoid.contains(node)).map_or(Way::Here, |node| Way::There(*node))
     }

@@ -27,6 +27,8 @@ pub struct Cluster {
     /// One in front of each node, if the network is to be broken.
     pub relays: Vec<Relay>,
     pub weather: Arc<Weather>,
+    /// What every node is started with besides.
+    pub flags: Vec<String>,
 }
 
 pub fn dir(name: &str) -> PathBuf {
@@ -39,16 +41,25 @@ impl Cluster {
         Self::start_at(test, (0..count).map(|_| Ports::free().into()).collect())
     }
 
+    /// On loopback, each with these flags besides.
+    pub fn start_with(test: &str, count: usize, flags: &[&str]) -> Self {
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let empty =
+            Self { nodes: Vec::new(), token: String::new(), relays: Vec::new(), weather: Arc::default(), flags };
+        empty.join(test, (0..count).map(|_| Ports::free().into()).collect())
+    }
+
     /// On loopback, each behind a relay whose address it advertises, and which the others dial.
     pub fn start_behind_relays(test: &str, count: usize) -> Self {
         let sites: Vec<Site> = (0..count).map(|_| Ports::free().into()).collect();
         let weather = Arc::new(Weather::default());
         let relays = sites.iter().map(|site| Relay::start(site.ports.peer, &weather)).collect();
-        Self { nodes: Vec::new(), token: String::new(), relays, weather }.join(test, sites)
+        Self { nodes: Vec::new(), token: String::new(), relays, weather, flags: Vec::new() }.join(test, sites)
     }
 
     pub fn start_at(test: &str, sites: Vec<Site>) -> Self {
-        Self { nodes: Vec::new(), token: String::new(), relays: Vec::new(), weather: Arc::default() }.join(test, sites)
+        Self { nodes: Vec::new(), token: String::new(), relays: Vec::new(), weather: Arc::default(), flags: Vec::new() }
+            .join(test, sites)
     }
 
     fn join(mut self, test: &str, sites: Vec<Site>) -> Self {
@@ -69,6 +80,7 @@ impl Cluster {
     fn run(&self, dir: PathBuf, index: usize, site: Site) -> Daemon {
         let name = format!("n{index}");
         let mut more = vec!["--name".to_owned(), name, "--log".to_owned(), "debug,quinn=warn".to_owned()];
+        more.extend(self.flags.iter().map(|flag| flag.replace("{index}", &index.to_string())));
         if let Some(relay) = self.relays.get(index) {
             more.extend(["--advertise".to_owned(), relay.address.to_string()]);
         }

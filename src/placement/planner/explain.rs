@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use crate::id::{ComponentName, NodeId, NodeName};
 use crate::model::units::format_bytes;
 use crate::placement::scale::Because;
-use crate::placement::view::{Constraint, Duty, Engine, Presence, Singleton};
+use crate::placement::view::{Constraint, Duty, Engine, Node, Presence, Singleton, Want};
 
 use super::line::HARD;
 use super::rank::{Rank, Ranked};
@@ -88,6 +88,38 @@ impl fmt::Display for Refusal {
                 format_bytes(*limit)
             ),
         }
+    }
+}
+
+/// What an instance needs of its node.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs<'a> {
+    /// What runs it.
+    pub engine: Engine,
+    /// What the labels of the node must be.
+    pub constraints: &'a [Constraint],
+    /// Memory in bytes that it sets aside.
+    pub reserve: u64,
+}
+
+impl Needs<'_> {
+    /// Why a node could not hold an instance at all, even if it had no other.
+    pub fn misfit(&self, node: &Node) -> Option<Refusal> {
+        match (node.presence, node.duty) {
+            (Presence::Down, _) => return Some(Refusal::Down),
+            (Presence::Left, _) => return Some(Refusal::Left),
+            (_, Duty::Draining) => return Some(Refusal::Draining),
+            (_, Duty::Cordoned) => return Some(Refusal::Cordoned),
+            (Presence::Alive | Presence::Suspect | Presence::Missing, Duty::Active) => {}
+        }
+        if !node.engines.contains(&self.engine) {
+            return Some(Refusal::Engine(self.engine));
+        }
+        if let Some(constraint) = self.constraints.iter().find(|constraint| !constraint.is_met(&node.labels)) {
+            return Some(Refusal::Label(constraint.clone()));
+        }
+        let Self { reserve, .. } = *self;
+        (reserve > node.capacity).then_some(Refusal::TooSmall { reserve, capacity: node.capacity })
     }
 }
 
@@ -197,24 +229,10 @@ impl Planner {
 
     /// Why the node could not hold the component at all.
     pub(super) fn misfit(&self, entry: &Entry, host: &Host) -> Option<Refusal> {
-        let (want, node) = (&entry.want, &host.node);
-        match (node.presence, node.duty) {
-            (Presence::Down, _) => return Some(Refusal::Down),
-            (Presence::Left, _) => return Some(Refusal::Left),
-            (_, Duty::Draining) => return Some(Refusal::Draining),
-            (_, Duty::Cordoned) => return Some(Refusal::Cordoned),
-            (Presence::Alive | Presence::Suspect | Presence::Missing, Duty::Active) => {}
-        }
-        if !node.engines.contains(&want.engine) {
-            return Some(Refusal::Engine(want.engine));
-        }
-        if let Some(constraint) = want.constraints.iter().find(|constraint| !constraint.is_met(&node.labels)) {
-            return Some(Refusal::Label(constraint.clone()));
-        }
-        if want.reserve > node.capacity {
-            return Some(Refusal::TooSmall { reserve: want.reserve, capacity: node.capacity });
-        }
-        (want.singleton == Singleton::Strict && !self.majority).then_some(Refusal::NoMajority)
+        let Want { engine, reserve, singleton, ref constraints, .. } = entry.want;
+        let needs = Needs { engine, constraints, reserve };
+        let misfit = needs.misfit(&host.node);
+        misfit.or_else(|| (singleton == Singleton::Strict && !self.majority).then_some(Refusal::NoMajority))
     }
 
     /// Why the node, which has some already, was not given one more when it was its turn.

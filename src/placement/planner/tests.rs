@@ -355,7 +355,8 @@ fn the_first_instance_is_asked_of_the_node_where_the_rule_puts_it() {
     let mut same = 0;
     for index in 200..400 {
         let (name, want) = (name(index), want(1, 128));
-        let first = crate::placement::Places::of(&planner).first(&name, (want.engine, &[], want.reserve), &[]);
+        let needs = &Needs { engine: want.engine, constraints: &[], reserve: want.reserve };
+        let first = crate::placement::Places::of(&planner).first(&name, needs, &[]);
         planner.handle_want(&name, Some(want));
         planner.settle();
         same += u32::from(planner.targets(&name).keys().next().copied() == first);

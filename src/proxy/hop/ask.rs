@@ -140,6 +140,7 @@ fn may_go_elsewhere(failure: &Failure) -> bool {
         | Failure::NotStarted { .. }
         | Failure::NoComponent(_)
         | Failure::NoRoom { .. }
+        | Failure::Nowhere { .. }
         | Failure::Elsewhere(_) => true,
         Failure::NoRoute
         | Failure::QueueFull { .. }
