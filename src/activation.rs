@@ -327,6 +327,28 @@ impl Activation {
         self.share
     }
 
+    /// What keeps this node from having what it is meant to have, or from giving up the rest; none if nothing does.
+    pub fn waits_for(&self, now: Mono) -> Option<String> {
+        let ready = |old: bool| {
+            let such = |i: &&Instance| i.state == State::Ready && (i.fingerprint != self.fingerprint) == old;
+            self.instances.values().filter(such).count()
+        };
+        if self.share.hold && ready(true) > 0 {
+            return Some("its turn in the rollout".to_owned());
+        }
+        if let Some(bytes) = self.short {
+            return Some(format!("{} of memory, which instances in use have", format_bytes(bytes)));
+        }
+        if let Some(problem) = self.problem.as_ref().filter(|_| self.next_try > now) {
+            let wait = self.next_try.since(now).as_millis();
+            return Some(format!("{wait} ms after a failed start (phase {}): {}", problem.phase, problem.reason));
+        }
+        let (count, here) = (self.share.count as usize, ready(false));
+        let serving = here + ready(true) + self.share.serving_elsewhere as usize;
+        let is_needed = self.share.placed > 0 && here > count && serving <= self.share.placed as usize;
+        is_needed.then(|| format!("instances elsewhere to serve before {} here may go", here - count))
+    }
+
     /// Instances without an event that may go for others: since when, which, and the bytes that their end sets free. Those
     /// that nobody planned; and for an event that waits also those that are planned only because they were used lately.
     pub fn spares(&self, for_an_event: bool) -> Vec<(Mono, InstanceId, u64)> {

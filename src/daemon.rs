@@ -8,6 +8,7 @@ mod cluster;
 mod control;
 mod driver;
 mod duty;
+mod explain;
 mod intake;
 mod keeper;
 mod registrar;

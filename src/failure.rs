@@ -81,7 +81,7 @@ pub enum Failure {
     },
     /// This node has no memory for an instance. State: the event was not handed to anyone.
     #[error(
-        "there is no room for an instance of component {component}: it reserves {reserve}, and {left} of this node's {capacity} are left; `maelctl explain {component}` shows all nodes"
+        "there is no room for an instance of component {component}: it reserves {reserve}, and {left} of this node's {capacity} are left; `maelctl explain comp {component}` shows all nodes"
     )]
     NoRoom {
         /// Which component.
@@ -94,7 +94,9 @@ pub enum Failure {
         capacity: String,
     },
     /// No instance of the component is on this node, and it cannot hold one. State: the event was not handed to anyone.
-    #[error("no node that was asked can run component {component}: {reason}; `maelctl explain {component}` shows all")]
+    #[error(
+        "no node that was asked can run component {component}: {reason}; `maelctl explain comp {component}` shows all"
+    )]
     Nowhere {
         /// Which component.
         component: ComponentName,

@@ -137,3 +137,26 @@ fn a_component_runs_only_where_its_constraints_are_met() {
     let (status, text) = ask(cluster.nodes[0].http, "nowhere", "/");
     assert!(status == 503 && text.contains("place=n7"), "{status} {text}");
 }
+
+#[test]
+fn explain_says_how_many_why_and_what_became_of_each_node() {
+    let cluster = Cluster::start_with("explain", 3, &["--label", "place=n{index}", "--memory", "200MiB"]);
+    let more = json!({"instances": {"min": 2, "per_node": 1}, "memory": "150MiB", "constraints": ["place!=n1"]});
+    deploy(&cluster, "api", more);
+    cluster.until("two are planned and ready", || {
+        let plan = cluster.nodes[1].look("/v1/components/api/plan");
+        let ready = plan["nodes"].as_array().into_iter().flatten().filter(|node| node["ready"] == 1).count();
+        plan["wanted"] == 2 && ready == 2
+    });
+    let plan = cluster.nodes[1].look("/v1/components/api/plan");
+    assert_eq!(plan["why"], "that is the minimum");
+    let refused = plan["nodes"].as_array().into_iter().flatten().find(|node| node["node"] == "n1");
+    assert_eq!(refused.map(|node| node["refused"].clone()), Some(json!("does not have place!=n1 among its labels")));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_maelctl"));
+    command.args(["--node", &format!("http://{}", cluster.nodes[2].api), "explain", "comp", "api"]);
+    let output = command.env_remove("MAEL_NODE").output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("2: that is the minimum"), "{text}");
+    assert!(text.contains("none, because it does not have place!=n1"), "{text}");
+    assert_eq!(cluster.nodes[0].api("GET", "/v1/components/none/plan", "").0, 404);
+}

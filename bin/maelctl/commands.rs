@@ -10,6 +10,7 @@ use crate::exit::Failure;
 mod comp;
 mod completions;
 mod es;
+mod explain;
 mod help;
 mod invoke;
 mod logs;
@@ -29,6 +30,9 @@ pub(crate) enum Command {
     /// Nodes: where it runs
     #[command(subcommand, alias = "nodes")]
     Node(node::Node),
+    /// Why something is as it is
+    #[command(subcommand)]
+    Explain(explain::Explain),
     /// List instances
     Ps(ps::Args),
     /// Print what a component wrote
@@ -49,6 +53,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Failu
         Command::Comp(command) => comp::run(command, context).await,
         Command::Es(command) => es::run(command, context).await,
         Command::Node(command) => node::run(command, context).await,
+        Command::Explain(command) => explain::run(command, context).await,
         Command::Ps(args) => ps::run(&args, context).await,
         Command::Logs(args) => logs::run(args, context).await,
         Command::Invoke(args) => invoke::run(*args, context).await,

@@ -17,9 +17,11 @@ use crate::model::duty::Duty;
 use crate::time::Wall;
 
 mod error;
+mod plan;
 mod view;
 
 pub use error::{ApiError, Code};
+pub use plan::{PlanNode, PlanView};
 pub use view::{
     API_VERSION, Change, ComponentView, ConflictView, InstanceCounts, InstanceView, List, LogLine, NodeMemory,
     NodeView, Problem, PutAnswer, Removed, SourceView, Timing, VersionView,
@@ -185,6 +187,9 @@ pub trait Control: fmt::Debug + Send + Sync + 'static {
 
     /// What a node is to do from now on. Fails with [`Code::Conflict`] if no other node would be active, unless `force`.
     fn set_duty(&self, name: String, duty: Duty, force: bool) -> BoxFuture<'_, Result<NodeView, ApiError>>;
+
+    /// Why a component runs where it runs.
+    fn explain(&self, component: ComponentName) -> BoxFuture<'_, Result<PlanView, ApiError>>;
 
     /// Instances, of one component or of all, in the order of their ids.
     fn list_instances(&self, component: Option<ComponentName>) -> BoxFuture<'_, Result<List<InstanceView>, ApiError>>;

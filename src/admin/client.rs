@@ -18,8 +18,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::admin::api::{
-    ApiError, Code, ComponentView, Expect, InstanceView, Invoke, List, LogQuery, NodeView, PutAnswer, Removed,
-    SourceView, Timing, VersionView,
+    ApiError, Code, ComponentView, Expect, InstanceView, Invoke, List, LogQuery, NodeView, PlanView, PutAnswer,
+    Removed, SourceView, Timing, VersionView,
 };
 use crate::admin::server::events::{self, STATUS, TIMING};
 use crate::model::duty::Duty;
@@ -184,6 +184,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn component(&self, name: &str) -> Result<ComponentView, ClientError> {
         self.get(&Kind::Component.path(name)).await
+    }
+
+    /// Why a component runs where it runs.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn explain(&self, name: &str) -> Result<PlanView, ClientError> {
+        self.get(&format!("{}/plan", Kind::Component.path(name))).await
     }
 
     /// All components.

@@ -83,6 +83,9 @@ pub(crate) struct Load {
     /// Events in flight and waiting.
     pub(crate) events: u32,
     pub(crate) instances: Vec<Told>,
+    /// What keeps the node from doing what it is meant to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) waits_for: Option<String>,
 }
 
 impl Load {
@@ -94,6 +97,7 @@ impl Load {
         let quiet = |load: &Self| load.events == 0;
         (self.ready, self.coming, self.slots) != (now.ready, now.coming, now.slots)
             || self.instances != now.instances
+            || self.waits_for.is_some() != now.waits_for.is_some()
             || room(self) != room(now)
             || quiet(self) != quiet(now)
             || moved > self.events / 8
@@ -373,10 +377,10 @@ fn put<T>(
 
 /// The load of a component out of its instances and the events that wait.
 pub(crate) fn load_of(status: &super::driver::Status, limit: u32) -> Option<Load> {
-    if status.instances.is_empty() && status.waiting == 0 {
+    if status.instances.is_empty() && status.waiting == 0 && status.waits_for.is_none() {
         return None;
     }
-    let mut load = Load { events: status.waiting, ..Load::default() };
+    let mut load = Load { events: status.waiting, waits_for: status.waits_for.clone(), ..Load::default() };
     for shown in &status.instances {
         match shown.state {
             InstanceState::Ready => {

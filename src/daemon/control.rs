@@ -571,6 +571,10 @@ impl Control for Desk {
         })
     }
 
+    fn explain(&self, component: ComponentName) -> BoxFuture<'_, Result<crate::admin::api::PlanView, ApiError>> {
+        Box::pin(super::explain::explain(self, component))
+    }
+
     fn set_duty(&self, name: String, duty: Duty, force: bool) -> BoxFuture<'_, Result<NodeView, ApiError>> {
         Box::pin(async move {
             let mut nodes = self.list_nodes().await?.items;
@@ -775,7 +779,7 @@ fn failed(failure: &Failure) -> ApiError {
 }
 
 fn nothing(name: &ComponentName) -> Status {
-    Status { component: name.clone(), instances: Vec::new(), waiting: 0, problem: None }
+    Status { component: name.clone(), instances: Vec::new(), waiting: 0, problem: None, waits_for: None }
 }
 
 fn wanted(line: &Line, stream: Option<&str>) -> bool {

@@ -19,6 +19,7 @@ use crate::id::{ComponentName, InstanceId};
 use crate::model::share::Share;
 use crate::node::{Input, Node, Totals};
 use crate::slots::Slots;
+use crate::time::Mono;
 
 /// Messages that may wait for the loop. A turn takes some microseconds, so this is tens of milliseconds of work, and
 /// four times the default queue of a component.
@@ -59,6 +60,7 @@ pub(crate) struct Status {
     pub(crate) instances: Vec<Shown>,
     pub(crate) waiting: u32,
     pub(crate) problem: Option<Problem>,
+    pub(crate) waits_for: Option<String>,
 }
 
 /// The loop's state.
@@ -128,10 +130,11 @@ impl Driver {
 
     /// Tells the other nodes what this one does for a component, if they should know.
     fn say(&mut self, component: ComponentName) {
+        let now = self.clock.mono();
         let load = self
             .node
             .get(&component)
-            .and_then(|activation| load_of(&status(activation), activation.component().concurrency.get()));
+            .and_then(|activation| load_of(&status(activation, now), activation.component().concurrency.get()));
         match (self.said.get(&component), load) {
             (None, None) => {}
             (Some(said), Some(load)) if !said.differs(&load) => {}
@@ -170,8 +173,8 @@ impl Driver {
             }
             Message::Look { component, reply } => {
                 let all = match &component {
-                    Some(name) => self.node.get(name).into_iter().map(status).collect(),
-                    None => self.node.iter().map(status).collect(),
+                    Some(name) => self.node.get(name).into_iter().map(|one| status(one, now.mono)).collect(),
+                    None => self.node.iter().map(|one| status(one, now.mono)).collect(),
                 };
                 // Who asked may have gone; that is no concern of the loop.
                 let _ = reply.send(all);
@@ -300,11 +303,12 @@ impl Driver {
     }
 }
 
-fn status(activation: &Activation) -> Status {
+fn status(activation: &Activation, now: Mono) -> Status {
     Status {
         component: activation.component().name.clone(),
         instances: activation.instances().collect(),
         waiting: activation.waiting(),
         problem: activation.problem().cloned(),
+        waits_for: activation.waits_for(now),
     }
 }

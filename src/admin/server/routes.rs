@@ -29,6 +29,7 @@ const TAIL: u64 = 100;
 enum Place {
     Components,
     Component,
+    Plan,
     Sources,
     Source,
     Enable,
@@ -48,6 +49,7 @@ enum Place {
 const TABLE: &[(&str, Place, &[Method])] = &[
     ("/v1/components", Place::Components, &[Method::GET]),
     ("/v1/components/{name}", Place::Component, &[Method::GET, Method::PUT, Method::DELETE]),
+    ("/v1/components/{name}/plan", Place::Plan, &[Method::GET]),
     ("/v1/sources", Place::Sources, &[Method::GET]),
     ("/v1/sources/{name}", Place::Source, &[Method::GET, Method::PUT, Method::DELETE]),
     ("/v1/sources/{name}/enable", Place::Enable, &[Method::POST]),
@@ -179,6 +181,10 @@ impl Asked<'_> {
                 let force = self.query(&["force"])?.flag("force")?;
                 let node = self.control.set_duty(self.name::<NodeName>()?.to_string(), duty, force).await?;
                 Ok(body::json(ok, &node))
+            }
+            Place::Plan => {
+                self.query(&[])?;
+                Ok(body::json(ok, &control.explain(self.name()?).await?))
             }
             Place::Instances => {
                 let component = self.query(&["component"])?.parsed("component")?;

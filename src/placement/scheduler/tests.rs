@@ -65,7 +65,7 @@ impl Town {
             };
             let mut running = running(self);
             for (id, events) in &self.events {
-                running.entry(*id).or_insert(Running { events: *events, ..Running::default() });
+                running.entry(*id).or_insert_with(|| Running { events: *events, ..Running::default() });
             }
             let mut quiet = true;
             for (id, scheduler) in &mut self.schedulers {
