@@ -12,8 +12,14 @@ use serde_json::{Map, Value};
 use crate::exit::{Exit, Failure};
 
 /// Fields that may be written as one value, and which of their parts that value is.
-const SHORT: &[(&str, &str)] =
-    &[("image", "reference"), ("memory", "reserve"), ("concurrency", "limit"), ("idle", "stop"), ("health", "path")];
+const SHORT: &[(&str, &str)] = &[
+    ("image", "reference"),
+    ("memory", "reserve"),
+    ("concurrency", "limit"),
+    ("idle", "stop"),
+    ("health", "path"),
+    ("rollout", "order"),
+];
 
 /// Flags of every `put`.
 #[derive(Debug, Args)]

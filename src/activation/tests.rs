@@ -43,6 +43,7 @@ fn component(change: impl FnOnce(&mut Component)) -> Arc<Component> {
             failures: one.saturating_add(2),
         },
         restart_order: RestartOrder::StartFirst,
+        rollout: crate::model::component::Rollout::default(),
         volumes: Vec::new(),
         network: None,
         log: LogOptions::default(),

@@ -222,7 +222,7 @@ pub(crate) fn row(doc: &serde_json::Value) -> Row {
 }
 
 /// Keys of a definition that a running instance does not depend on: changing them needs no new instance.
-const LIVE_KEYS: [&str; 9] = [
+const LIVE_KEYS: [&str; 10] = [
     "concurrency",
     "constraints",
     "health",
@@ -231,6 +231,7 @@ const LIVE_KEYS: [&str; 9] = [
     "max_body",
     "queue",
     "request_timeout",
+    "rollout",
     "start_timeout",
 ];
 

@@ -12,11 +12,14 @@ use crate::model::constraint::Constraint;
 pub mod defaults;
 mod doc;
 mod parse;
+mod rollout;
 mod scale;
 #[cfg(test)]
 mod tests;
 mod volumes;
 mod workload;
+
+pub use rollout::{Rollout, RolloutOrder};
 
 /// A validated component definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub struct Component {
     pub health: Health,
     /// Whether a changed component starts new instances before it stops old ones.
     pub restart_order: RestartOrder,
+    /// How a change is carried out over the nodes.
+    pub rollout: Rollout,
     /// Where files outside the instance are seen inside.
     pub volumes: Vec<Volume>,
     /// Container network; the runtime's default if none.

@@ -114,6 +114,7 @@ pub(crate) fn component() -> Component {
         max_body: None,
         health: Health { path: None, interval: PATIENCE, timeout: PATIENCE, failures: one },
         restart_order: RestartOrder::StartFirst,
+        rollout: maelstrom::model::component::Rollout::default(),
         volumes: Vec::new(),
         network: None,
         log: LogOptions::default(),

@@ -523,6 +523,7 @@ pub fn component(name: &str, workload: Workload, port: Option<NonZeroU16>) -> Co
         max_body: None,
         health: Health { path: None, interval: PATIENCE, timeout: PATIENCE, failures: NonZeroU32::MIN },
         restart_order: RestartOrder::StartFirst,
+        rollout: maelstrom::model::component::Rollout::default(),
         volumes: Vec::new(),
         network: None,
         log: LogOptions::default(),

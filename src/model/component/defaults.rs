@@ -83,6 +83,10 @@ pub const HEALTH_FAILURES: u32 = 3;
 /// Most failures in a row: with the shortest interval still 100 s.
 pub const HEALTH_FAILURES_MAX: u32 = 1_000;
 
+/// From the first start of a new definition until one of its instances is ready: Kubernetes' `progressDeadlineSeconds`.
+/// A large image is fetched in it, and several starts of a slow program still fit.
+pub const ROLLOUT_DEADLINE: Duration = Duration::from_secs(600);
+
 /// How an instance is asked to stop: what Docker, systemd and Kubernetes send.
 pub const STOP_SIGNAL: &str = "SIGTERM";
 /// Signals that ask a program to stop in one convention or another; `SIGWINCH` is Apache's graceful stop.

@@ -58,6 +58,14 @@ impl Component {
         put("restart", json!(self.restart_order.name()));
         let constraints: Vec<_> = self.constraints.iter().map(ToString::to_string).collect();
         put("constraints", json!(constraints));
+        put(
+            "rollout",
+            json!({
+                "order": self.rollout.order.name(),
+                "rollback": self.rollout.rollback,
+                "deadline": format_duration(self.rollout.deadline),
+            }),
+        );
         put("labels", json!(self.labels));
         put("stop", json!({"signal": self.stop.signal, "grace": format_duration(self.stop.grace)}));
         Value::Object(doc)

@@ -10,7 +10,9 @@ use serde_json::Value;
 
 use crate::id::ComponentName;
 use crate::model::component::defaults as d;
-use crate::model::component::{Component, Health, LogOptions, RestartOrder, Stop, Workload, scale, volumes, workload};
+use crate::model::component::{
+    Component, Health, LogOptions, RestartOrder, Stop, Workload, rollout, scale, volumes, workload,
+};
 use crate::model::constraint::Constraint;
 use crate::model::invalid::{Invalid, Refusal};
 use crate::model::reader::{Errors, Field, Object};
@@ -39,6 +41,7 @@ const TOP: &[&str] = &[
     "max_body",
     "health",
     "restart",
+    "rollout",
     "volumes",
     "network",
     "log",
@@ -66,6 +69,7 @@ impl Component {
         ("instances", scale::INSTANCES),
         ("idle", scale::IDLE),
         ("health", HEALTH),
+        ("rollout", rollout::ROLLOUT),
         ("volumes[]", volumes::VOLUME),
         ("log", LOG),
         ("stop", STOP),
@@ -137,6 +141,7 @@ fn read(name: &ComponentName, top: &Object<'_>, e: &mut Errors) -> Option<Compon
         max_body: max_body(&top.get("max_body"), e),
         health: health(&top.get("health"), e),
         restart_order: restart(&top.get("restart"), fixed_port, e),
+        rollout: rollout::read(&top.get("rollout"), e),
         volumes: volumes::read(&top.get("volumes"), e),
         network: top.get("network").parsed(e, volumes::check_name),
         log: log(&top.get("log"), e),

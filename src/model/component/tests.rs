@@ -48,7 +48,8 @@ fn an_image_alone_gets_every_default() {
             "idle": {"freeze": "30s", "stop": "5m"}, "start_timeout": "1m", "request_timeout": "5m",
             "queue": 4096, "max_body": "64MiB",
             "health": {"path": null, "interval": "10s", "timeout": "5s", "failures": 3},
-            "restart": "start-first", "constraints": [], "labels": {}, "stop": {"signal": "SIGTERM", "grace": "10s"},
+            "restart": "start-first",
+            "rollout": {"order": "series-first", "rollback": true, "deadline": "10m"}, "constraints": [], "labels": {}, "stop": {"signal": "SIGTERM", "grace": "10s"},
         })
     );
 }
@@ -340,6 +341,34 @@ fn any_volumes() -> impl Strategy<Value = Vec<Volume>> {
     })
 }
 
+fn any_rollout() -> impl Strategy<Value = Rollout> {
+    let orders = vec![RolloutOrder::Parallel, RolloutOrder::Series, RolloutOrder::SeriesFirst];
+    let parts = (prop::sample::select(orders), any::<bool>(), millis(10..=86_400_000));
+    parts.prop_map(|(order, rollback, deadline)| Rollout { order, rollback, deadline })
+}
+
+#[test]
+fn a_rollout_is_one_node_first_and_taken_back_unless_said_otherwise() {
+    let rollout = good(image_with("rollout", json!(null))).rollout;
+    let deadline = Duration::from_secs(600);
+    assert_eq!(rollout, Rollout { order: RolloutOrder::SeriesFirst, rollback: true, deadline });
+    assert_eq!(good(image_with("rollout", json!("Parallel"))).rollout.order, RolloutOrder::Parallel);
+    let said = json!({"order": "series", "rollback": "false", "deadline": "2m"});
+    let deadline = Duration::from_secs(120);
+    let expected = Rollout { order: RolloutOrder::Series, rollback: false, deadline };
+    assert_eq!(good(image_with("rollout", said)).rollout, expected);
+    for (value, field, allowed) in [
+        (json!("serial"), "rollout", "parallel, series, series-first"),
+        (json!({"order": "first"}), "rollout.order", "parallel, series, series-first"),
+        (json!({"rollback": "maybe"}), "rollout.rollback", "true, false"),
+        (json!({"deadline": "25h"}), "rollout.deadline", "10ms to 24h"),
+        (json!({"orders": "series"}), "rollout.orders", "order, rollback, deadline"),
+    ] {
+        let refusal = refused(image_with("rollout", value));
+        assert_eq!((refusal.field.as_str(), refusal.allowed.as_str()), (field, allowed));
+    }
+}
+
 prop_compose! {
     /// Any component that `parse` can give.
     fn any_component()(
@@ -355,6 +384,7 @@ prop_compose! {
             millis(10..=3_600_000), at_least_one(1..=1000)),
         (stop_first, signal) in (any::<bool>(), prop::sample::select(defaults::STOP_SIGNALS.to_vec())),
         constraints in prop::collection::btree_set(("[a-z]{1,5}", "[a-z0-9.]{1,5}", any::<bool>()), 0..4),
+        rollout in any_rollout(),
         (volumes, network, driver, options) in (any_volumes(), prop::option::of("[a-z][a-z0-9_.-]{0,9}"),
             prop::option::of("[a-z-]{1,9}"), pairs("[a-z.-]{1,9}")),
     ) -> Component {
@@ -383,6 +413,7 @@ prop_compose! {
             max_body,
             health: Health { path, interval, timeout, failures },
             restart_order: if stop_first || fixed { RestartOrder::StopFirst } else { RestartOrder::StartFirst },
+            rollout,
             volumes: if is_image { volumes } else { Vec::new() },
             network: network.filter(|_| is_image),
             log: if is_image { LogOptions { driver, options } } else { LogOptions::default() },

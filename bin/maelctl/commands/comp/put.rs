@@ -126,6 +126,15 @@ struct Life {
     /// When it changes: start-first or stop-first
     #[arg(long, value_name = "ORDER")]
     restart: Option<String>,
+    /// Over the nodes: parallel, series, or series-first: one, then all others
+    #[arg(long, value_name = "ORDER")]
+    rollout_order: Option<String>,
+    /// Whether a new definition that fails is taken back: true or false
+    #[arg(long, value_name = "BOOL")]
+    rollback: Option<String>,
+    /// From the first start of a new definition until it is ready; then it has failed
+    #[arg(long, value_name = "DURATION")]
+    rollout_deadline: Option<String>,
     /// Asks an instance to stop, such as SIGTERM
     #[arg(long, value_name = "SIGNAL")]
     stop_signal: Option<String>,
@@ -245,6 +254,9 @@ impl Life {
         doc.set("health.timeout", self.health_timeout);
         doc.set("health.failures", self.health_failures);
         doc.set("restart", self.restart);
+        doc.set("rollout.order", self.rollout_order);
+        doc.set("rollout.rollback", self.rollback);
+        doc.set("rollout.deadline", self.rollout_deadline);
         doc.set("stop.signal", self.stop_signal);
         doc.set("stop.grace", self.stop_grace);
     }
@@ -301,7 +313,8 @@ mod tests {
                     --concurrency 10 --concurrency-target 8 --memory 64MiB --memory-limit 128MiB --cpu 0.5 --queue 5 \
                     --max-body 1MiB --idle 5m --freeze-after never --start-timeout 10s --request-timeout 20s \
                     --health-path /h --health-interval 5s --health-timeout 1s --health-failures 3 \
-                    --restart stop-first --stop-signal SIGINT --stop-grace 3s --entrypoint /bin/x --pull always \
+                    --restart stop-first --rollout-order series --rollback false --rollout-deadline 2m \
+                    --stop-signal SIGINT --stop-grace 3s --entrypoint /bin/x --pull always \
                     --volume /a:/b:ro --network n --log-driver local --log-opt max-size=1m --label a=b --constraint zone=a";
         let args = Line::try_parse_from(line.split_whitespace()).expect("flags").args;
         let doc = document(args).expect("a document").into_value();

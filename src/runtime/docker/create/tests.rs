@@ -44,6 +44,7 @@ fn spec(change: impl FnOnce(&mut Component)) -> InstanceSpec {
         max_body: None,
         health: Health { path: None, interval: second, timeout: second, failures: NonZeroU32::MIN },
         restart_order: RestartOrder::StartFirst,
+        rollout: crate::model::component::Rollout::default(),
         volumes: Vec::new(),
         network: None,
         log: LogOptions::default(),
