@@ -273,6 +273,16 @@ impl Activation {
         self.problem.as_ref()
     }
 
+    /// What a new instance is made of.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// How many starts of that have failed.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// Whether it is removed and nothing of it is left.
     pub fn is_over(&self) -> bool {
         self.removed && self.instances.is_empty() && self.queue.is_empty()

@@ -9,9 +9,12 @@ mod control;
 mod driver;
 mod duty;
 mod explain;
+mod history;
 mod intake;
 mod keeper;
 mod registrar;
+mod rollback;
+mod rollouts;
 mod scheduler;
 mod streams;
 
@@ -309,6 +312,15 @@ impl Daemon {
             crate::source::Options { drain: config.drain_timeout, ..Default::default() },
             stop_serving.clone(),
         );
+        let looks_on = rollback::run(
+            Arc::clone(&board),
+            Arc::clone(&catalog),
+            Arc::clone(&places),
+            registrar.clone(),
+            clock,
+            stop_serving.clone(),
+        );
+        telemetry::spawn("rollouts", looks_on);
         let cluster = cluster::Cluster { transport, view: Arc::default() };
         streams.begin(cluster.clone());
         let (scheduler, questions) = scheduler::Task::new(

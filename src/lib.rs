@@ -14,6 +14,7 @@ pub mod model;
 pub mod node;
 pub mod placement;
 pub mod rng;
+pub mod rollout;
 pub mod router;
 pub mod slots;
 pub mod time;

@@ -18,10 +18,12 @@ use crate::time::Wall;
 
 mod error;
 mod plan;
+mod rollout;
 mod view;
 
 pub use error::{ApiError, Code};
 pub use plan::{PlanNode, PlanView};
+pub use rollout::{RevisionView, RolloutNode, RolloutView};
 pub use view::{
     API_VERSION, Change, ComponentView, ConflictView, InstanceCounts, InstanceView, List, LogLine, NodeMemory,
     NodeView, Problem, PutAnswer, Removed, SourceView, Timing, VersionView,
@@ -154,6 +156,16 @@ pub trait Control: fmt::Debug + Send + Sync + 'static {
 
     /// All components in the order of their names.
     fn list_components(&self) -> BoxFuture<'_, Result<List<ComponentView>, ApiError>>;
+
+    /// How far a component has come with the definition in force.
+    fn rollout(&self, name: ComponentName) -> BoxFuture<'_, Result<RolloutView, ApiError>>;
+
+    /// The definitions that a component had, the newest first.
+    fn revisions(&self, name: ComponentName) -> BoxFuture<'_, Result<List<RevisionView>, ApiError>>;
+
+    /// Puts an earlier definition again: that of a revision, or the one before. Fails with [`Code::NotFound`] if that is
+    /// not kept.
+    fn undo_component(&self, name: ComponentName, to: Option<u32>) -> BoxFuture<'_, Result<PutAnswer, ApiError>>;
 
     /// Removes a component and its event sources.
     fn delete_component(&self, name: ComponentName, expect: Expect) -> BoxFuture<'_, Result<Removed, ApiError>>;

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::admin::api::{
     ApiError, Code, ComponentView, Expect, InstanceView, Invoke, List, LogQuery, NodeView, PlanView, PutAnswer,
-    Removed, SourceView, Timing, VersionView,
+    Removed, RevisionView, RolloutView, SourceView, Timing, VersionView,
 };
 use crate::admin::server::events::{self, STATUS, TIMING};
 use crate::model::duty::Duty;
@@ -200,6 +200,32 @@ impl Client {
     /// See [`ClientError`].
     pub async fn components(&self) -> Result<List<ComponentView>, ClientError> {
         self.get("/v1/components").await
+    }
+
+    /// How far a component has come with the definition in force.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn rollout(&self, name: &str) -> Result<RolloutView, ClientError> {
+        self.get(&format!("{}/rollout", Kind::Component.path(name))).await
+    }
+
+    /// The definitions that a component had, the newest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn revisions(&self, name: &str) -> Result<List<RevisionView>, ClientError> {
+        self.get(&format!("{}/revisions", Kind::Component.path(name))).await
+    }
+
+    /// Puts an earlier definition again: that of a revision, or the one before.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn undo(&self, name: &str, to: Option<u32>) -> Result<PutAnswer, ClientError> {
+        let query = to.map(|to| format!("?to={to}")).unwrap_or_default();
+        let path = format!("{}/undo{query}", Kind::Component.path(name));
+        self.ask(self.request(Method::POST, &path, Bytes::new())).await
     }
 
     /// One event source.

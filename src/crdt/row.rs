@@ -46,6 +46,8 @@ impl Kind {
     pub const LOAD: Self = Self(5);
     /// What a node can and wants to do, said by itself.
     pub const FACTS: Self = Self(6);
+    /// The definitions that a component had.
+    pub const REVISIONS: Self = Self(7);
     /// How many instances of a component are wanted, said by the node that counts for it.
     pub const WANTED: Self = Self(8);
 }
@@ -59,6 +61,7 @@ impl fmt::Display for Kind {
             Self::NODE => f.pad("node"),
             Self::LOAD => f.pad("load"),
             Self::FACTS => f.pad("facts"),
+            Self::REVISIONS => f.pad("revisions"),
             Self::WANTED => f.pad("wanted"),
             Self(other) => write!(f, "kind-{other}"),
         }

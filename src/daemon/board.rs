@@ -86,6 +86,20 @@ pub(crate) struct Load {
     /// What keeps the node from doing what it is meant to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) waits_for: Option<String>,
+    /// Why the last start failed, if none succeeded since.
+    #[serde(default)]
+    pub(crate) trouble: Option<Trouble>,
+}
+
+/// The last failed start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Trouble {
+    /// Of the definition.
+    pub(crate) version: String,
+    /// How many starts of it failed.
+    pub(crate) failures: u32,
+    /// In a sentence.
+    pub(crate) problem: String,
 }
 
 impl Load {
@@ -98,6 +112,7 @@ impl Load {
         (self.ready, self.coming, self.slots) != (now.ready, now.coming, now.slots)
             || self.instances != now.instances
             || self.waits_for.is_some() != now.waits_for.is_some()
+            || self.trouble != now.trouble
             || room(self) != room(now)
             || quiet(self) != quiet(now)
             || moved > self.events / 8
@@ -377,7 +392,8 @@ fn put<T>(
 
 /// The load of a component out of its instances and the events that wait.
 pub(crate) fn load_of(status: &super::driver::Status, limit: u32) -> Option<Load> {
-    if status.instances.is_empty() && status.waiting == 0 && status.waits_for.is_none() {
+    let is_quiet = status.problem.is_none() && status.waits_for.is_none();
+    if status.instances.is_empty() && status.waiting == 0 && is_quiet {
         return None;
     }
     let mut load = Load { events: status.waiting, waits_for: status.waits_for.clone(), ..Load::default() };
@@ -401,5 +417,10 @@ pub(crate) fn load_of(status: &super::driver::Status, limit: u32) -> Option<Load
         started: shown.started_at.0,
     });
     load.instances = told.collect();
+    load.trouble = status.problem.as_ref().map(|problem| Trouble {
+        version: status.fingerprint.clone(),
+        failures: status.failures,
+        problem: format!("{} (phase {})", problem.reason, problem.phase),
+    });
     Some(load)
 }

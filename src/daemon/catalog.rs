@@ -15,6 +15,7 @@ use crate::activation::Fact;
 use crate::crdt::{Key, Kind, Register, Registry, Row, Sibling, Version};
 use crate::id::{ComponentName, SourceName};
 use crate::model::{Component, Source};
+use crate::rollout::Revisions;
 use crate::router::Table;
 use crate::slots::Gates;
 use crate::time::Wall;
@@ -82,6 +83,8 @@ impl Unread {
 pub(crate) struct Definitions {
     components: BTreeMap<ComponentName, Unread>,
     pub(crate) sources: BTreeMap<SourceName, Entry<Source>>,
+    /// Of the components that changed since they were created.
+    revisions: BTreeMap<ComponentName, Register>,
 }
 
 impl Definitions {
@@ -101,6 +104,8 @@ impl Definitions {
             Definition::Component(name, None) => drop(self.components.remove(&name)),
             Definition::Source(name, Some(entry)) => drop(self.sources.insert(name, entry)),
             Definition::Source(name, None) => drop(self.sources.remove(&name)),
+            Definition::Revisions(name, Some(register)) => drop(self.revisions.insert(name, register)),
+            Definition::Revisions(name, None) => drop(self.revisions.remove(&name)),
             Definition::Other => {}
         }
     }
@@ -108,6 +113,19 @@ impl Definitions {
     /// A component's definition; none if there is none that this version can read.
     pub(crate) fn component(&self, name: &ComponentName) -> Option<&Arc<Entry<Component>>> {
         self.components.get(name)?.entry(name)
+    }
+
+    /// The definitions that a component had, and has; none if there is none that this version can read.
+    pub(crate) fn revisions(&self, name: &ComponentName) -> Option<Revisions> {
+        let entry = self.component(name)?;
+        let kept = self.revisions.get(name).map(super::history::read).unwrap_or_default();
+        Some(kept.with(fingerprint(&entry.value), entry.updated))
+    }
+
+    /// What changes whenever a component or its revisions do; none if there is no such component.
+    pub(crate) fn versions(&self, name: &ComponentName) -> Option<(Version, Option<Version>)> {
+        let component = self.components.get(name)?.register.version();
+        Some((component, self.revisions.get(name).map(Register::version)))
     }
 
     /// The definitions of all components, in the order of their names: all of them are read.
@@ -144,6 +162,7 @@ impl Definitions {
 pub(crate) enum Definition {
     Component(ComponentName, Option<Unread>),
     Source(SourceName, Option<Entry<Source>>),
+    Revisions(ComponentName, Option<Register>),
     /// Of a kind that is no definition, or under a name that is none.
     Other,
 }
@@ -159,6 +178,9 @@ impl Definition {
                 let parse = |doc: &serde_json::Value| Source::parse(&name, doc);
                 let entry = register.and_then(|register| entry(register, parse, name.as_str()));
                 Self::Source(name, entry)
+            }),
+            Kind::REVISIONS => key.name().parse::<ComponentName>().map_or(Self::Other, |name| {
+                Self::Revisions(name, register.filter(|register| !register.is_tombstone()).cloned())
             }),
             _ => Self::Other,
         }

@@ -20,11 +20,12 @@ use super::cluster::{Cluster, View};
 use super::driver::{Message, Status};
 use super::duty::Duties;
 use super::registrar::{Edit, EditError, Edited, Registrar};
+use super::rollouts;
 use super::scheduler::Question;
 use crate::admin::api::{
     ApiError, Change, Code, ComponentView, ConflictView, Control, Expect, InstanceCounts, InstanceView, Invoke,
-    Invoked, LOG_QUEUE, List, LogLine, LogQuery, NodeMemory, NodeView, Problem, PutAnswer, Removed, SourceView,
-    VersionView, rfc3339,
+    Invoked, LOG_QUEUE, List, LogLine, LogQuery, NodeMemory, NodeView, Problem, PutAnswer, Removed, RevisionView,
+    RolloutView, SourceView, VersionView, rfc3339,
 };
 use crate::crdt::Sibling;
 use crate::crdt::bulletin::{Sheet, Taken};
@@ -105,6 +106,8 @@ impl Desk {
                 }
                 error
             }
+            EditError::NoRevision { ref name, .. } => ApiError::new(Code::NotFound, error.to_string())
+                .hint(format!("maelctl comp rollout history {name} lists those that are kept")),
             EditError::Taken { .. } => ApiError::new(Code::Conflict, error.to_string()),
             EditError::Stale(put) => {
                 use crate::crdt::PutError;
@@ -478,6 +481,27 @@ impl Control for Desk {
         })
     }
 
+    fn rollout(&self, name: ComponentName) -> BoxFuture<'_, Result<RolloutView, ApiError>> {
+        Box::pin(async move {
+            let view = rollouts::status(&self.catalog, &self.board, &name);
+            view.ok_or_else(|| self.unknown_component(&name))
+        })
+    }
+
+    fn revisions(&self, name: ComponentName) -> BoxFuture<'_, Result<List<RevisionView>, ApiError>> {
+        Box::pin(async move {
+            let views = rollouts::history(&self.catalog.read(), &name);
+            views.map(|views| self.aged(views)).ok_or_else(|| self.unknown_component(&name))
+        })
+    }
+
+    fn undo_component(&self, name: ComponentName, to: Option<u32>) -> BoxFuture<'_, Result<PutAnswer, ApiError>> {
+        Box::pin(async move {
+            let edited = self.edit(Edit::UndoComponent { name: name.clone(), to }).await?;
+            Ok(answer(name.as_str(), edited))
+        })
+    }
+
     fn delete_component(&self, name: ComponentName, expect: Expect) -> BoxFuture<'_, Result<Removed, ApiError>> {
         Box::pin(async move {
             let expect = expectation(expect)?;
@@ -779,7 +803,9 @@ fn failed(failure: &Failure) -> ApiError {
 }
 
 fn nothing(name: &ComponentName) -> Status {
-    Status { component: name.clone(), instances: Vec::new(), waiting: 0, problem: None, waits_for: None }
+    let (fingerprint, failures) = (String::new(), 0);
+    let (component, instances) = (name.clone(), Vec::new());
+    Status { component, instances, waiting: 0, problem: None, waits_for: None, fingerprint, failures }
 }
 
 fn wanted(line: &Line, stream: Option<&str>) -> bool {

@@ -61,6 +61,10 @@ pub(crate) struct Status {
     pub(crate) waiting: u32,
     pub(crate) problem: Option<Problem>,
     pub(crate) waits_for: Option<String>,
+    /// What a new instance is made of.
+    pub(crate) fingerprint: String,
+    /// Failed starts of that.
+    pub(crate) failures: u32,
 }
 
 /// The loop's state.
@@ -310,5 +314,7 @@ fn status(activation: &Activation, now: Mono) -> Status {
         waiting: activation.waiting(),
         problem: activation.problem().cloned(),
         waits_for: activation.waits_for(now),
+        fingerprint: activation.fingerprint().to_owned(),
+        failures: activation.failures(),
     }
 }

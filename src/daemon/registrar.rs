@@ -16,11 +16,13 @@ use super::catalog::{Catalog, Definition, FEW, beside, on_all_cores, row};
 use super::clock::Clock;
 use super::driver::Message;
 use super::duty::{self, Duties};
+use super::history;
 use crate::crdt::replica::{Lag, Output, Replica};
 use crate::crdt::{Change, Expect, Hlc, Key, Kind, PutError, Registry, Version, Write, Written};
 use crate::id::{ComponentName, NodeId, SourceName};
 use crate::model::duty::Duty;
 use crate::model::{Component, Invalid, Source, suggest};
+use crate::rollout::{Outcome, Why};
 use crate::router::table::conflict;
 use crate::store::{Store, StoreError};
 use crate::time::Mono;
@@ -50,6 +52,18 @@ pub(crate) enum Edit {
         name: ComponentName,
         doc: Value,
         expect: Expect,
+    },
+    /// Puts an earlier definition again: that of a revision, or the one before.
+    UndoComponent {
+        name: ComponentName,
+        to: Option<u32>,
+    },
+    /// What became of the revision in force, and the one to go back to.
+    Judge {
+        name: ComponentName,
+        number: u32,
+        outcome: Outcome,
+        back_to: Option<u32>,
     },
     RemoveComponent {
         name: ComponentName,
@@ -99,6 +113,8 @@ pub(crate) enum EditError {
     NotFound { kind: &'static str, name: String, suggestion: Option<String> },
     #[error("source {other} has the same host and path already; change one of the two or disable it")]
     Taken { other: SourceName },
+    #[error("component {name} {problem}")]
+    NoRevision { name: ComponentName, problem: String },
     #[error("{0}")]
     Stale(PutError),
     #[error("{0}")]
@@ -350,8 +366,19 @@ impl Desk {
             Edit::PutComponent { name, doc, expect } => {
                 let component = Component::parse(&name, &doc).map_err(EditError::Invalid)?;
                 edited.created = self.catalog.read().component(&name).is_none();
-                vec![Write { key: key(Kind::COMPONENT, name.as_str())?, row: Some(row(&component.to_doc())), expect }]
+                self.put(&component, expect, Why::Put)?
             }
+            Edit::UndoComponent { name, to } => {
+                let definitions = self.catalog.read();
+                if definitions.component(&name).is_none() {
+                    return Err(missing("component", name.as_str(), definitions.names().map(|n| n.as_str())));
+                }
+                let (to, doc) = history::earlier(&definitions, &name, to)?;
+                drop(definitions);
+                let component = Component::parse_stored(&name, &doc).map_err(EditError::Invalid)?;
+                self.put(&component, Expect::Any, Why::Undo { to })?
+            }
+            Edit::Judge { name, number, outcome, back_to } => self.judge(&name, number, outcome, back_to)?,
             Edit::RemoveComponent { name, expect } => {
                 let definitions = self.catalog.read();
                 if definitions.component(&name).is_none() {
@@ -363,6 +390,7 @@ impl Desk {
                 for source in &edited.sources {
                     writes.push(Write { key: key(Kind::SOURCE, source.as_str())?, row: None, expect: Expect::Any });
                 }
+                writes.push(history::removed(&name)?);
                 writes.push(Write { key: key(Kind::COMPONENT, name.as_str())?, row: None, expect });
                 writes
             }
@@ -420,6 +448,37 @@ impl Desk {
         let keys: Vec<&Key> = written.changed.iter().map(|change| &change.key).collect();
         self.define(read(self.replica.registry(), &keys));
         Ok((edited, written))
+    }
+
+    /// A definition, and what is kept of the one that it replaces.
+    fn put(&self, component: &Component, expect: Expect, why: Why) -> Result<Vec<Write>, EditError> {
+        let replaced = history::replaced(&self.catalog.read(), component, why, Clock::wall())?;
+        let row = Some(row(&component.to_doc()));
+        let put = Write { key: key(Kind::COMPONENT, component.name.as_str())?, row, expect };
+        Ok(replaced.into_iter().chain([put]).collect())
+    }
+
+    /// Notes what became of a revision, and goes back to an earlier one.
+    fn judge(
+        &self,
+        name: &ComponentName,
+        number: u32,
+        outcome: Outcome,
+        back_to: Option<u32>,
+    ) -> Result<Vec<Write>, EditError> {
+        let definitions = self.catalog.read();
+        if history::in_force(&definitions, name).is_none_or(|revision| revision.number != number) {
+            // Somebody was faster.
+            return Ok(Vec::new());
+        }
+        let (Some(to), Outcome::Failed { problem }) = (back_to, &outcome) else {
+            return Ok(history::marked(&definitions, name, number, outcome)?.into_iter().collect());
+        };
+        let problem = problem.clone();
+        let (to, doc) = history::earlier(&definitions, name, Some(to))?;
+        drop(definitions);
+        let component = Component::parse_stored(name, &doc).map_err(EditError::Invalid)?;
+        self.put(&component, Expect::Any, Why::Rollback { of: number, to, problem })
     }
 
     fn check_source(&self, source: &Source) -> Result<Vec<String>, EditError> {

@@ -10,6 +10,7 @@ use crate::exit::Failure;
 mod ls;
 mod put;
 mod rm;
+mod rollout;
 mod show;
 
 #[derive(Debug, Subcommand)]
@@ -29,6 +30,9 @@ pub(crate) enum Comp {
     /// Remove components and their event sources
     #[command(alias = "delete")]
     Rm(rm::Args),
+    /// How far a change is, what was before, and back to it
+    #[command(subcommand)]
+    Rollout(rollout::Rollout),
 }
 
 pub(crate) async fn run(command: Comp, context: &Context) -> Result<(), Failure> {
@@ -37,5 +41,6 @@ pub(crate) async fn run(command: Comp, context: &Context) -> Result<(), Failure>
         Comp::Ls(args) => ls::run(&args, context).await,
         Comp::Show(args) => show::run(&args, context).await,
         Comp::Rm(args) => rm::run(&args, context).await,
+        Comp::Rollout(command) => rollout::run(command, context).await,
     }
 }

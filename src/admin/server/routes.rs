@@ -30,6 +30,9 @@ enum Place {
     Components,
     Component,
     Plan,
+    Rollout,
+    Revisions,
+    Undo,
     Sources,
     Source,
     Enable,
@@ -50,6 +53,9 @@ const TABLE: &[(&str, Place, &[Method])] = &[
     ("/v1/components", Place::Components, &[Method::GET]),
     ("/v1/components/{name}", Place::Component, &[Method::GET, Method::PUT, Method::DELETE]),
     ("/v1/components/{name}/plan", Place::Plan, &[Method::GET]),
+    ("/v1/components/{name}/rollout", Place::Rollout, &[Method::GET]),
+    ("/v1/components/{name}/revisions", Place::Revisions, &[Method::GET]),
+    ("/v1/components/{name}/undo", Place::Undo, &[Method::POST]),
     ("/v1/sources", Place::Sources, &[Method::GET]),
     ("/v1/sources/{name}", Place::Source, &[Method::GET, Method::PUT, Method::DELETE]),
     ("/v1/sources/{name}/enable", Place::Enable, &[Method::POST]),
@@ -154,6 +160,19 @@ impl Asked<'_> {
                 Ok(body::json(ok, &control.list_components().await?))
             }
             Place::Component => self.component(body).await,
+            Place::Rollout => {
+                self.query(&[])?;
+                Ok(body::json(ok, &control.rollout(self.name()?).await?))
+            }
+            Place::Revisions => {
+                self.query(&[])?;
+                Ok(body::json(ok, &control.revisions(self.name()?).await?))
+            }
+            Place::Undo => {
+                let to = self.query(&["to"])?.number("to", u32::MAX.into())?;
+                let to = to.and_then(|to| u32::try_from(to).ok());
+                Ok(put(&control.undo_component(self.name()?, to).await?))
+            }
             Place::Sources => {
                 self.query(&[])?;
                 Ok(body::json(ok, &control.list_sources().await?))

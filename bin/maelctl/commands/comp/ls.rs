@@ -71,7 +71,7 @@ pub(super) fn instances(component: &ComponentView) -> String {
 }
 
 /// The image, or the command in one line.
-fn runs(definition: &Value) -> String {
+pub(super) fn runs(definition: &Value) -> String {
     let image = definition.get("image");
     let reference = image.and_then(|image| image.as_str().or_else(|| image.get("reference")?.as_str()));
     let command = definition.get("command");

@@ -6,17 +6,19 @@ use std::io::Read as _;
 
 use maelstrom::admin::client::Kind;
 
-use crate::cli;
+use crate::cli::{self, Format};
+use crate::commands::comp::rollout;
 use crate::context::Context;
 use crate::document::{Document, PutFlags};
 use crate::exit::{Exit, Failure};
 use crate::names;
+use crate::wait::For;
 
 const EXAMPLES: &str = "\
 Examples:
   maelctl comp put hello --image nginx:1 --port 80
   maelctl comp put hello --command './hello --fast' --min 1 --env LEVEL=info
-  maelctl comp put hello -f hello.yml --memory 256MiB
+  maelctl comp put hello -f hello.yml --memory 256MiB --wait
   maelctl comp show hello -o json | jq -c .definition | maelctl comp put twin -f -
 ";
 
@@ -31,6 +33,11 @@ pub(crate) struct Args {
     name: String,
     #[command(flatten)]
     put: PutFlags,
+    /// Until its instances run the new definition, or it has failed (then exit code 1)
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+    #[command(flatten)]
+    time: For,
     #[command(flatten)]
     what: What,
     #[command(flatten)]
@@ -180,13 +187,20 @@ struct Container {
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let (name, dry_run, expect) = (args.name.clone(), args.put.dry_run, args.put.expect());
+    let wait = args.wait.then_some(args.time);
     let document = document(args)?;
     if document.is_empty() {
         return Err(Failure::usage("nothing says what runs")
             .hint("give --image IMAGE, --command 'CMD ARGS' or -f FILE; `maelctl comp put --help` has examples"));
     }
     let answer = context.client.put(Kind::Component, &name, &document.into_value(), &expect, dry_run).await;
-    context.put("component", answer, dry_run)
+    let Some(time) = wait else { return context.put("component", answer, dry_run) };
+    // Scripts get one document, which says how it ended.
+    match context.format {
+        Format::Table | Format::Wide | Format::Name => context.put("component", answer, dry_run)?,
+        Format::Json | Format::Yaml => drop(answer?),
+    }
+    rollout::wait(&name, time, context).await
 }
 
 fn document(args: Args) -> Result<Document, Failure> {
