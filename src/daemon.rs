@@ -12,6 +12,7 @@ mod explain;
 mod history;
 mod intake;
 mod keeper;
+mod pin;
 mod registrar;
 mod rollback;
 mod rollouts;
@@ -348,6 +349,7 @@ impl Daemon {
             started: Clock::wall(),
             clock,
             runtime: runtime.name(),
+            engine: Arc::clone(&runtime),
             catalog,
             registrar: registrar.clone(),
             cluster: cluster.clone(),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::failure::Phase;
 use crate::id::{ClusterId, InstanceId, NodeId};
 use crate::model::Component;
+use crate::model::component::Image;
 
 pub mod docker;
 pub mod logs;
@@ -125,6 +126,13 @@ pub type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// `process` or `docker`.
     fn name(&self) -> &'static str;
+
+    /// The digest that the tag of an image stands for, which is the same for all nodes; else in words why that is not
+    /// known here. Answers within seconds.
+    fn digest<'a>(&'a self, image: &'a Image) -> BoxFuture<'a, Result<String, String>> {
+        let _ = image;
+        Box::pin(async { Err(format!("this node runs components as {} and asks no registry", self.name())) })
+    }
 
     /// Fetches what is missing, creates and starts. Returns when it runs; readiness is seen by the caller.
     fn start<'a>(

@@ -88,6 +88,7 @@ impl Bench for DockerBench {
 
 fn workload(reference: &str) -> Workload {
     Workload::Image(Image {
+        pinned: None,
         reference: reference.into(),
         command: Vec::new(),
         entrypoint: Vec::new(),

@@ -120,6 +120,7 @@ async fn a_file_that_is_no_program_is_refused() {
 #[tokio::test]
 async fn an_image_is_refused_with_what_to_do() {
     let image = Image {
+        pinned: None,
         reference: "nginx:1".into(),
         command: Vec::new(),
         entrypoint: Vec::new(),

@@ -154,6 +154,9 @@ impl Context {
         for warning in &answer.warnings {
             self.say(&format!("warning: {warning}"));
         }
+        for note in &answer.notes {
+            self.say(&format!("note: {note}"));
+        }
         if self.structured(&answer)? {
             return Ok(());
         }

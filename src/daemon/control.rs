@@ -19,6 +19,7 @@ use super::clock::Clock;
 use super::cluster::{Cluster, View};
 use super::driver::{Message, Status};
 use super::duty::Duties;
+use super::pin::pin;
 use super::registrar::{Edit, EditError, Edited, Registrar};
 use super::rollouts;
 use super::scheduler::Question;
@@ -39,8 +40,8 @@ use crate::model::source::Trigger;
 use crate::model::{Component, Source};
 use crate::proxy::{Forwarder, Payload};
 use crate::router::Target;
-use crate::runtime::BoxFuture;
 use crate::runtime::logs::{Followed, Line, LogBook, sanitized};
+use crate::runtime::{BoxFuture, Runtime};
 use crate::time::Wall;
 use crate::wire;
 
@@ -53,6 +54,7 @@ pub(crate) struct Desk {
     pub(crate) started: Wall,
     pub(crate) clock: Clock,
     pub(crate) runtime: &'static str,
+    pub(crate) engine: Arc<dyn Runtime>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) registrar: Registrar,
     pub(crate) messages: mpsc::Sender<Message>,
@@ -408,6 +410,7 @@ fn answer(name: &str, edited: Edited) -> PutAnswer {
             (true, false) => Change::Updated,
         },
         warnings: edited.warnings,
+        notes: Vec::new(),
     }
 }
 
@@ -420,7 +423,8 @@ fn would<T: PartialEq>(name: &str, new: &T, old: Option<&Entry<T>>, expect: &Exp
         Some(entry) if *entry.value == *new => Change::Unchanged,
         Some(_) => Change::Updated,
     };
-    Ok(PutAnswer { name: name.to_owned(), version: current.unwrap_or_default(), changed, warnings: Vec::new() })
+    let (version, warnings, notes) = (current.unwrap_or_default(), Vec::new(), Vec::new());
+    Ok(PutAnswer { name: name.to_owned(), version, changed, warnings, notes })
 }
 
 impl Control for Desk {
@@ -436,8 +440,9 @@ impl Control for Desk {
     ) -> BoxFuture<'_, Result<PutAnswer, ApiError>> {
         Box::pin(async move {
             let expect = expectation(expect)?;
+            let (doc, note) = pin(&self.engine, &self.catalog, &name, doc).await;
             let edited = self.edit(Edit::PutComponent { name: name.clone(), doc, expect }).await?;
-            Ok(answer(name.as_str(), edited))
+            Ok(PutAnswer { notes: note.into_iter().collect(), ..answer(name.as_str(), edited) })
         })
     }
 
@@ -448,8 +453,11 @@ impl Control for Desk {
         expect: Expect,
     ) -> BoxFuture<'_, Result<PutAnswer, ApiError>> {
         Box::pin(async move {
+            let (doc, note) = pin(&self.engine, &self.catalog, &name, doc).await;
             let new = Component::parse(&name, &doc).map_err(|invalid| ApiError::fields("the definition", invalid))?;
-            would(name.as_str(), &new, self.catalog.read().component(&name).map(|entry| &**entry), &expect)
+            let would =
+                would(name.as_str(), &new, self.catalog.read().component(&name).map(|entry| &**entry), &expect)?;
+            Ok(PutAnswer { notes: note.into_iter().collect(), ..would })
         })
     }
 

@@ -95,6 +95,9 @@ pub enum Workload {
 pub struct Image {
     /// `[registry/]name[:tag][@digest]`.
     pub reference: String,
+    /// The digest that the tag stood for when the component was put. None if nobody could tell, or if the reference has
+    /// one itself.
+    pub pinned: Option<String>,
     /// Replaces the image's command if not empty.
     pub command: Vec<String>,
     /// Replaces the image's entrypoint if not empty.

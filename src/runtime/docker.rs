@@ -14,12 +14,14 @@ use tokio_util::sync::CancellationToken;
 use super::{BoxFuture, Found, InstanceSpec, LogBook, OnProgress, Owner, Runtime, RuntimeError, RuntimeEvent, Started};
 use crate::failure::Phase;
 use crate::id::InstanceId;
+use crate::model::component::Image;
 
 mod adopt;
 mod backoff;
 mod capture;
 mod client;
 mod create;
+mod digest;
 mod ending;
 mod events;
 mod freezer;
@@ -108,6 +110,10 @@ impl Drop for DockerRuntime {
 impl Runtime for DockerRuntime {
     fn name(&self) -> &'static str {
         "docker"
+    }
+
+    fn digest<'a>(&'a self, image: &'a Image) -> BoxFuture<'a, Result<String, String>> {
+        Box::pin(digest::digest(&self.0.client, image))
     }
 
     fn start<'a>(

@@ -66,6 +66,9 @@ pub struct PutAnswer {
     /// What is allowed and likely not meant, as sentences.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What could not be done and is not needed, as sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// The answer to a delete. State: it is on disk; instances stop after it.

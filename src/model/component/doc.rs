@@ -18,6 +18,9 @@ impl Component {
         match &self.workload {
             Workload::Image(image) => {
                 put("image", json!(image.reference));
+                if let Some(digest) = &image.pinned {
+                    put("pinned", json!(format!("{}@{digest}", image.reference)));
+                }
                 put("pull", json!(image.pull.name()));
                 let login = image.credentials.as_ref();
                 put("credentials", json!(login.map(|l| json!({"username": l.username, "password": l.password}))));

@@ -21,6 +21,7 @@ use crate::model::{address, check_size};
 /// Fields of the document itself.
 const TOP: &[&str] = &[
     "image",
+    "pinned",
     "pull",
     "credentials",
     "command",

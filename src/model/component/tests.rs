@@ -320,7 +320,7 @@ fn any_workload() -> impl Strategy<Value = Workload> {
     let words = || prop::collection::vec("\\PC{0,8}", 0..4);
     let image = (reference, words(), words(), pull, prop::option::of(login)).prop_map(
         |(reference, command, entrypoint, pull, credentials)| {
-            Workload::Image(Image { reference, command, entrypoint, pull, credentials })
+            Workload::Image(Image { reference, pinned: None, command, entrypoint, pull, credentials })
         },
     );
     let program = (prop::collection::vec("\\PC{1,8}", 1..4), prop::option::of("(/[a-z]{1,6}){1,3}"))
@@ -339,6 +339,25 @@ fn any_volumes() -> impl Strategy<Value = Vec<Volume>> {
         let mount = |(target, ((kind, source), read_only)): (String, _)| Volume { kind, source, target, read_only };
         volumes.into_iter().map(mount).collect()
     })
+}
+
+#[test]
+fn a_pin_belongs_to_the_image_that_it_was_found_for() {
+    let digest = format!("sha256:{}", "1".repeat(64));
+    let image = |doc: Value| match good(doc).workload {
+        Workload::Image(image) => image,
+        Workload::Command(_) => panic!("an image was given"),
+    };
+    let pinned = image(json!({"image": "host:5000/app", "pinned": format!("host:5000/app:latest@{digest}")}));
+    assert_eq!((pinned.exact(), pinned.pinned.as_ref()), (format!("host:5000/app@{digest}"), Some(&digest)));
+    for reference in ["app:2".to_owned(), "other:1".to_owned(), format!("app@{digest}"), format!("app:1@{digest}")] {
+        let other = image(json!({"image": reference, "pinned": format!("app:1@{digest}")}));
+        assert_eq!((other.exact(), other.pinned), (other.reference, None));
+    }
+    let doc = json!({"image": "app:1", "pinned": format!("app:1@{digest}")});
+    assert_eq!(good(good(doc.clone()).to_doc()), good(doc));
+    assert_eq!(refused(json!({"image": "app:1", "pinned": "app:1"})).field, "pinned");
+    assert_eq!(refused(json!({"command": "app", "pinned": "app:1"})).field, "pinned");
 }
 
 fn any_rollout() -> impl Strategy<Value = Rollout> {

@@ -4,6 +4,7 @@
 
 use crate::model::component::{Command, Credentials, Image, PullPolicy, Workload, volumes};
 use crate::model::image::ImageRef;
+use crate::model::invalid::Refusal;
 use crate::model::reader::{Errors, Field, MASK, Object};
 
 /// Fields of the long form of `image`.
@@ -21,7 +22,7 @@ pub(super) fn read(top: &Object<'_>, e: &mut Errors) -> Option<Workload> {
         image.refuse(e, "is missing, and so is command", "an image such as nginx:1, or a command such as \"server\"");
         return None;
     }
-    for field in ["pull", "credentials", "entrypoint"] {
+    for field in ["pinned", "pull", "credentials", "entrypoint"] {
         let field = top.get(field).secret();
         if field.is_given() {
             field.refuse(e, "belongs to an image, and only a command is given", "nothing, or an image beside it");
@@ -52,14 +53,37 @@ fn read_image(field: &Field<'_>, top: &Object<'_>, e: &mut Errors) -> Option<Ima
     if cwd.is_given() {
         cwd.refuse(e, "belongs to a program, and an image has its own working directory", "nothing");
     }
+    let pinned = pinned(&top.get("pinned"), reference.as_ref(), e);
     let image = Image {
         reference: reference?.to_string(),
+        pinned,
         command: top.get("command").command_line(e),
         entrypoint: top.get("entrypoint").command_line(e),
         pull,
         credentials: credentials(long.as_ref(), &top.get("credentials").secret(), e),
     };
     Some(image)
+}
+
+impl Image {
+    /// What is fetched and run: the digest if one is known, whatever the tag stands for by now.
+    pub fn exact(&self) -> String {
+        match (&self.pinned, ImageRef::parse(&self.reference)) {
+            (Some(digest), Ok(parts)) => ImageRef { tag: None, digest: Some(digest.clone()), ..parts }.to_string(),
+            (Some(_), Err(_)) | (None, _) => self.reference.clone(),
+        }
+    }
+}
+
+/// The digest of `IMAGE@DIGEST`. One that was found for another image, as after an edit of the tag, says nothing.
+fn pinned(field: &Field<'_>, reference: Option<&ImageRef>, e: &mut Errors) -> Option<String> {
+    let read = field.parsed(e, |text| {
+        let form = "the image, @ and a digest such as sha256:<64 hexadecimal digits>";
+        let parts = ImageRef::parse(text)?;
+        if parts.digest.is_some() { Ok(parts) } else { Err(Refusal::new("has no digest", form)) }
+    })?;
+    let of = ImageRef { digest: None, ..read.clone() };
+    read.digest.filter(|_| reference == Some(&of))
 }
 
 /// The one that is given of two places for the same thing.

@@ -93,7 +93,7 @@ pub(super) fn body(
         ..HostConfig::default()
     };
     Ok(ContainerCreateBody {
-        image: Some(image.reference.clone()),
+        image: Some(image.exact()),
         cmd: Some(image.command.clone()).filter(|words| !words.is_empty()),
         entrypoint: Some(image.entrypoint.clone()).filter(|words| !words.is_empty()),
         env: Some(env(spec, owner)),

@@ -47,7 +47,7 @@ impl Pulls {
         progress: &OnProgress,
     ) -> Result<(), RuntimeError> {
         let login = image.credentials.as_ref().map(|login| (login.username.clone(), login.password.clone()));
-        let key = (image.reference.clone(), login);
+        let key = (image.exact(), login);
         let mut state = self.join(client, image, key);
         loop {
             let now = state.borrow_and_update().clone();
@@ -86,7 +86,8 @@ impl Pulls {
 }
 
 async fn fetch(client: &Client, image: &Image, state: &watch::Sender<State>) -> Result<(), RuntimeError> {
-    let reference = Reference::of(&image.reference);
+    let exact = image.exact();
+    let reference = Reference::of(&exact);
     let options = CreateImageOptionsBuilder::new().from_image(reference.name).tag(reference.tag).build();
     let login = image.credentials.as_ref().map(|login| credentials(login, &reference));
     let docker = client.docker();
@@ -189,7 +190,7 @@ fn words(image: &str, registry: &str, login: bool, text: &str) -> String {
     format!("image {image} could not be fetched from registry {registry}: {text}")
 }
 
-fn credentials(login: &Credentials, reference: &Reference<'_>) -> DockerCredentials {
+pub(super) fn credentials(login: &Credentials, reference: &Reference<'_>) -> DockerCredentials {
     DockerCredentials {
         username: Some(login.username.clone()),
         password: Some(login.password.clone()),
@@ -200,15 +201,15 @@ fn credentials(login: &Credentials, reference: &Reference<'_>) -> DockerCredenti
 
 /// The parts of an image reference that a fetch needs.
 #[derive(Debug, PartialEq, Eq)]
-struct Reference<'a> {
-    name: &'a str,
+pub(super) struct Reference<'a> {
+    pub(super) name: &'a str,
     /// Tag or digest. Docker would fetch every tag there is if it were empty.
     tag: &'a str,
-    registry: &'a str,
+    pub(super) registry: &'a str,
 }
 
 impl<'a> Reference<'a> {
-    fn of(text: &'a str) -> Self {
+    pub(super) fn of(text: &'a str) -> Self {
         let (name, tag) = if let Some((name, digest)) = text.split_once('@') {
             // A tag beside a digest says nothing more.
             (split_tag(name).0, digest)

@@ -341,7 +341,7 @@ mod tests {
         for (path, fields) in Component::FIELDS {
             for field in fields.iter().filter(|_| path.is_empty()) {
                 let set = doc.get(field).is_some();
-                assert!(set || ["credentials", "cwd", "min", "max"].contains(field), "no flag sets {field}");
+                assert!(set || ["credentials", "cwd", "min", "max", "pinned"].contains(field), "no flag sets {field}");
             }
         }
     }

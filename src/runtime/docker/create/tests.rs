@@ -14,6 +14,7 @@ use crate::model::component::{Health, LogOptions, PullPolicy, RestartOrder, Stop
 fn image() -> Image {
     Image {
         reference: "app:1".into(),
+        pinned: None,
         command: Vec::new(),
         entrypoint: Vec::new(),
         pull: PullPolicy::Missing,
