@@ -10,6 +10,7 @@ use maelstrom::failure::Phase;
 use maelstrom::id::{ComponentName, InstanceId};
 use maelstrom::model::Component;
 use maelstrom::model::instance::InstanceState;
+use maelstrom::model::share::Share;
 use maelstrom::node::{Input, Node};
 use maelstrom::rng::Rng;
 use maelstrom::slots::Gates;
@@ -109,6 +110,7 @@ impl World {
         });
         let component = Component::parse(&self.name, &document).expect("a component");
         self.fact(Fact::Define(Arc::new(component), fingerprint.to_owned()));
+        self.fact(Fact::Share(Share { count: 1, warm: 1, placed: 1, ..Share::default() }));
     }
 }
 
@@ -147,4 +149,19 @@ fn an_image_that_cannot_be_fetched_leaves_the_old_instance_where_it_is() {
         assert!(world.instances().contains(&("old".to_owned(), InstanceState::Ready)));
     }
     assert!(world.stopped.is_empty());
+}
+
+#[test]
+fn what_is_fetched_for_a_definition_that_was_replaced_meanwhile_is_given_up() {
+    let mut world = World::new();
+    world.define("old");
+    world.serve(Duration::from_secs(5));
+    world.define("new");
+    world.serve(Duration::from_secs(5));
+    let id = world.fetching.remove(0);
+    // As a rollback does.
+    world.define("old");
+    world.serve(Duration::from_secs(5));
+    assert_eq!(world.instances(), [("old".to_owned(), InstanceState::Ready)]);
+    assert_eq!(world.stopped, [id]);
 }

@@ -227,8 +227,8 @@ impl Activation {
         if self.share.hold {
             return;
         }
-        // An old instance that is frozen serves nobody, and a new event should meet the new definition.
-        self.drain_where(now, "replaced", out, |plan| plan.old && plan.resting);
+        // An old instance that is frozen or still starts serves nobody, and a new event should meet the new definition.
+        self.drain_where(now, "replaced", out, |plan| plan.old && (plan.resting || plan.starting));
         let outdated = |instance: &&Instance| self.to_replace(instance);
         let replaced = u32::try_from(self.instances.values().filter(outdated).count()).unwrap_or(u32::MAX);
         if replaced == 0 {
@@ -364,6 +364,7 @@ impl Activation {
                 old: instance.fingerprint != self.fingerprint,
                 sick: instance.state == State::Ready && instance.is_sick(),
                 resting: matches!(instance.state, State::Frozen),
+                starting: matches!(instance.state, State::Starting(_)),
             };
             if instance.is_leaving() || !chosen(&candidate) {
                 continue;
@@ -450,4 +451,5 @@ pub(super) struct Candidate<'a> {
     old: bool,
     sick: bool,
     resting: bool,
+    starting: bool,
 }
