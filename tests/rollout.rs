@@ -196,3 +196,22 @@ fn waiting_for_a_put_ends_with_the_code_that_scripts_expect() {
     assert!(code == 1 && text.contains("rolled-back"), "{code} {text}");
     assert_eq!(maelctl(&daemon, &["comp", "put", "api", "--command", "x", "--rollout-order", "serial"]).0, 1);
 }
+
+#[test]
+fn a_definition_that_fails_when_the_first_event_comes_is_taken_back_although_nothing_ran_any_more() {
+    let daemon = Daemon::start("process");
+    put(&daemon, json!({"min": 0, "env": {"MARK": "1"}}));
+    let source = json!({"component": "api", "http": {"host": "api.localhost"}});
+    daemon.put("sources", "api", &source.to_string());
+    assert_eq!(daemon.get("api.localhost"), 200);
+    daemon.until("it has served for a while", || history(&daemon).first().is_some_and(|first| first.2 == "healthy"));
+    put(&daemon, json!({"min": 0, "env": {"MARK": "1"}, "idle": "1s"}));
+    daemon.until("nothing runs", || daemon.instances().is_empty());
+    put(&daemon, json!({"min": 0, "env": {"MARK": "2", "EXIT_AT_ONCE": "1"}}));
+    assert_eq!((state(&daemon).as_str(), rollout(&daemon)["revision"].clone()), ("done", json!(2)));
+    daemon.until("it is answered again", || daemon.get("api.localhost") == 200);
+    assert!(daemon.ask("api.localhost", "/env").1.contains("MARK=1"));
+    let history = history(&daemon);
+    assert!(history[0].1.starts_with("rollback of revision 2 to revision 1: 3 starts failed"), "{history:?}");
+    assert_eq!((history[1].2.as_str(), history[2].2.as_str()), ("failed", "healthy"), "{history:?}");
+}
