@@ -4,6 +4,7 @@
 //! Knows nothing of files, sockets or the registry.
 
 pub mod address;
+pub mod cfg;
 pub mod component;
 pub mod constraint;
 pub mod duty;

@@ -22,6 +22,7 @@ fn component(change: impl FnOnce(&mut Component)) -> Arc<Component> {
         workload: Workload::Command(Command { argv: vec!["serve".into()], cwd: None }),
         port: None,
         env: BTreeMap::new(),
+        cfg: Vec::new(),
         memory_reserve: 0,
         memory_limit: None,
         cpu: None,

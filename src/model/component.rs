@@ -7,6 +7,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use crate::id::ComponentName;
+use crate::model::cfg::CfgUse;
 use crate::model::constraint::Constraint;
 
 pub mod defaults;
@@ -14,12 +15,14 @@ mod doc;
 mod parse;
 mod rollout;
 mod scale;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod volumes;
 mod workload;
 
 pub use rollout::{Rollout, RolloutOrder};
+pub(in crate::model) use volumes::absolute_path;
 
 /// A validated component definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct Component {
     pub port: Option<NonZeroU16>,
     /// Environment of each instance. Names starting with `MAELSTROM_` are refused: they are ours.
     pub env: BTreeMap<String, String>,
+    /// The settings that each instance is given; a setting of this component itself needs not be named to be given.
+    pub cfg: Vec<CfgUse>,
     /// Memory in bytes that placement sets aside for an instance.
     pub memory_reserve: u64,
     /// Memory in bytes beyond which an instance is killed; never below the reserve.

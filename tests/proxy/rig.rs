@@ -98,6 +98,7 @@ pub(crate) fn component() -> Component {
         workload: Workload::Command(Command { argv: vec!["x".into()], cwd: None }),
         port: None,
         env: BTreeMap::new(),
+        cfg: Vec::new(),
         memory_reserve: 1,
         memory_limit: None,
         cpu: None,

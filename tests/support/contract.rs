@@ -507,6 +507,7 @@ pub fn component(name: &str, workload: Workload, port: Option<NonZeroU16>) -> Co
         workload,
         port,
         env: BTreeMap::new(),
+        cfg: Vec::new(),
         memory_reserve: 16 << 20,
         memory_limit: None,
         cpu: None,

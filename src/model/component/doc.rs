@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::model::cfg::{CfgUse, Delivery};
 use crate::model::component::{Component, PullPolicy, RestartOrder, Volume, VolumeKind, Workload};
 use crate::model::reader::MASK;
 use crate::model::units::{format_bytes, format_duration};
@@ -37,6 +38,7 @@ impl Component {
         }
         put("port", json!(self.port));
         put("env", json!(self.env));
+        put("cfg", self.cfg.iter().map(setting).collect());
         let limit = self.memory_limit.map(format_bytes);
         put("memory", json!({"reserve": format_bytes(self.memory_reserve), "limit": limit}));
         put("cpu", json!(self.cpu.map(|thousandths| f64::from(thousandths.get()) / 1000.0)));
@@ -114,6 +116,14 @@ impl VolumeKind {
             Self::Tmpfs => "tmpfs",
         }
     }
+}
+
+fn setting(one: &CfgUse) -> Value {
+    let file = match &one.to {
+        Delivery::Variable(_) => None,
+        Delivery::File { path, .. } => Some(path),
+    };
+    json!({"name": one.name.as_str(), "env": one.to.variable(), "file": file})
 }
 
 fn volume(volume: &Volume) -> Value {

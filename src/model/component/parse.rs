@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::id::ComponentName;
+use crate::model::cfg;
 use crate::model::component::defaults as d;
 use crate::model::component::{
-    Component, Health, LogOptions, RestartOrder, Stop, Workload, rollout, scale, volumes, workload,
+    Component, Health, LogOptions, RestartOrder, Stop, Workload, rollout, scale, settings, volumes, workload,
 };
 use crate::model::constraint::Constraint;
 use crate::model::invalid::{Invalid, Refusal};
@@ -29,6 +30,7 @@ const TOP: &[&str] = &[
     "cwd",
     "port",
     "env",
+    "cfg",
     "memory",
     "cpu",
     "concurrency",
@@ -54,8 +56,6 @@ const HEALTH: &[&str] = &["path", "interval", "timeout", "failures"];
 const LOG: &[&str] = &["driver", "options"];
 const STOP: &[&str] = &["signal", "grace"];
 
-/// Start of the names of environment variables that Maelstrom sets.
-const OUR_ENV: &str = "MAELSTROM_";
 /// Start of the label keys that Maelstrom sets: by them it knows its containers.
 const OUR_LABELS: &str = "maelstrom";
 
@@ -65,6 +65,7 @@ impl Component {
         ("", TOP),
         ("image", workload::IMAGE),
         ("credentials", workload::CREDENTIALS),
+        ("cfg[]", settings::CFG),
         ("memory", scale::MEMORY),
         ("concurrency", scale::CONCURRENCY),
         ("instances", scale::INSTANCES),
@@ -126,6 +127,7 @@ fn read(name: &ComponentName, top: &Object<'_>, e: &mut Errors) -> Option<Compon
         name: name.clone(),
         port,
         env,
+        cfg: settings::read(&top.get("cfg"), e),
         memory_reserve,
         memory_limit,
         cpu,
@@ -151,6 +153,7 @@ fn read(name: &ComponentName, top: &Object<'_>, e: &mut Errors) -> Option<Compon
         stop: stop(&top.get("stop"), e),
         workload: workload?,
     };
+    settings::check(&top.get("cfg"), &component, e);
     if is_program {
         for (field, wrong) in [
             ("volumes", !component.volumes.is_empty()),
@@ -169,19 +172,12 @@ fn read(name: &ComponentName, top: &Object<'_>, e: &mut Errors) -> Option<Compon
 
 fn env(top: &Object<'_>, port_is_ours: bool, e: &mut Errors) -> BTreeMap<String, String> {
     let key = |key: &str| {
-        let form = "[A-Za-z_][A-Za-z0-9_.-]*, not starting with MAELSTROM_";
-        let inner = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
-        if !key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') || !key.bytes().all(inner) {
-            return Err(Refusal::new("is not the name of an environment variable", form));
-        }
-        if key.starts_with(OUR_ENV) {
-            return Err(Refusal::new("is a name that Maelstrom sets itself", form));
-        }
+        cfg::check_variable(key)?;
         if key == "PORT" && port_is_ours {
             return Err(Refusal::new("is set to a free port for each instance", "the field port, if it must be fixed"));
         }
         if key.len() > d::ENV_ENTRY_MAX {
-            return Err(Refusal::new("is too long", form));
+            return Err(Refusal::new("is too long", format!("at most {} bytes", d::ENV_ENTRY_MAX)));
         }
         Ok(key.to_owned())
     };

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::cfg::Delivery;
 use crate::model::constraint::Constraint;
 use crate::model::{DOCUMENT_MAX, FieldError, Invalid};
 
@@ -43,7 +44,7 @@ fn an_image_alone_gets_every_default() {
         json!({
             "image": "nginx:latest", "pull": "missing", "credentials": null, "entrypoint": [], "command": [],
             "volumes": [], "network": null, "log": {"driver": null, "options": {}},
-            "port": 8080, "env": {}, "memory": {"reserve": "128MiB", "limit": null}, "cpu": null,
+            "port": 8080, "env": {}, "cfg": [], "memory": {"reserve": "128MiB", "limit": null}, "cpu": null,
             "concurrency": {"limit": 80, "target": 56}, "instances": {"min": 0, "max": 10, "per_node": 10},
             "idle": {"freeze": "30s", "stop": "5m"}, "start_timeout": "1m", "request_timeout": "5m",
             "queue": 4096, "max_body": "64MiB",
@@ -123,6 +124,13 @@ fn each_refusal_names_its_field_its_value_and_what_is_allowed() {
         ("env", json!({"MAELSTROM_X": "x"}), "env.MAELSTROM_X", "\"MAELSTROM_X\"", "sets itself"),
         ("env", json!({"A": null}), "env.A", "***", "not a text"),
         ("env", json!({"A": "a\u{0}b"}), "env.A", "***", "zero byte"),
+        ("cfg", json!("A"), "cfg", "\"A\"", "not a list"),
+        ("cfg", json!(["1A"]), "cfg[0]", "\"1A\"", "not the name"),
+        ("cfg", json!(["A", "B=A"]), "cfg", "a list of 2", "variable A a second time"),
+        ("cfg", json!(["A=/x", "B=/x"]), "cfg", "a list of 2", "second thing at /x"),
+        ("cfg", json!([{"env": "A"}]), "cfg[0].name", "", "missing"),
+        ("cfg", json!([{"name": "A", "file": "a/b"}]), "cfg[0].file", "\"a/b\"", "not a path"),
+        ("cfg", json!([{"name": "A", "flie": "a"}]), "cfg[0].flie", "\"flie\"", "did you mean file?"),
         ("memory", json!("128M"), "memory", "\"128M\"", "1000 or by 1024"),
         ("memory", json!(128), "memory", "128", "bare number counts bytes"),
         ("memory", json!({"limit": "5MiB"}), "memory.limit", "\"5MiB\"", "too small"),
@@ -192,8 +200,26 @@ fn what_belongs_to_an_image_is_refused_for_a_program() {
     good(json!({"command": "server", "volumes": [], "log": {"options": {}}, "cwd": "/srv/"}));
     assert_eq!(refused(json!({"command": "server", "env": {"PORT": 1}})).field, "env.PORT");
     assert!(refused(json!({"command": []})).problem.contains("no program"));
+    let file = refused(json!({"command": "server", "cfg": ["KEY=/etc/tls.key"]}));
+    assert!(file.problem.contains("sees the files of the node") && file.allowed.contains("file: tls.key"), "{file}");
     assert!(refused(json!({})).problem.contains("missing, and so is command"));
     assert_eq!(refused(json!("nginx")).field, "document");
+}
+
+#[test]
+fn a_setting_is_named_in_a_short_or_a_long_form_and_takes_no_place_twice() {
+    let short = json!({"image": "x", "cfg": ["A", "B=C", "K=/etc/k", "L=./l"]});
+    let long = json!({"image": "x", "cfg": [
+        {"name": "A"}, {"name": "B", "env": "C"}, {"name": "K", "file": "/etc/k"}, {"name": "L", "file": "l"},
+    ]});
+    assert_eq!(good(short).cfg, good(long).cfg);
+    let both = good(json!({"command": "x", "cfg": [{"name": "K", "file": "k", "env": "K_FILE"}]}));
+    let wanted = Delivery::File { path: "k".into(), variable: Some("K_FILE".into()) };
+    assert_eq!(both.cfg.iter().map(|one| &one.to).collect::<Vec<_>>(), [&wanted]);
+    for (field, value) in [("env", json!({"A": 1})), ("volumes", json!(["/x:/etc/k"]))] {
+        let doc = json!({"image": "x", "cfg": ["A", "K=/etc/k"], field: value});
+        assert_eq!(refused(doc).field, "cfg");
+    }
 }
 
 #[test]
@@ -388,6 +414,23 @@ fn a_rollout_is_one_node_first_and_taken_back_unless_said_otherwise() {
     }
 }
 
+fn any_cfg() -> impl Strategy<Value = Vec<CfgUse>> {
+    let path = prop_oneof!["(/[m-z]{1,4}){1,2}", "[m-z][a-z.-]{0,9}"];
+    let to = prop_oneof![Just(None), (path, any::<bool>()).prop_map(Some)];
+    // Variables that no environment has, and paths that no volume has.
+    prop::collection::btree_map("M_[A-Z]{1,9}", ("[A-Za-z_][A-Z0-9_.-]{5,9}", to), 0..4).prop_map(|uses| {
+        let one = |target: String, file: Option<(String, bool)>| match file {
+            None => Delivery::Variable(target),
+            Some((path, is_told)) => {
+                let path = format!("{path}{}", target.to_lowercase());
+                Delivery::File { path, variable: is_told.then_some(target) }
+            }
+        };
+        let uses = uses.into_iter().map(|(target, (name, file))| (name, one(target, file)));
+        uses.map(|(name, to)| CfgUse { name: name.parse().expect("a name"), to }).collect()
+    })
+}
+
 prop_compose! {
     /// Any component that `parse` can give.
     fn any_component()(
@@ -402,8 +445,11 @@ prop_compose! {
         (path, interval, timeout, failures) in (prop::option::of("/[a-z?=]{0,9}"), millis(100..=3_600_000),
             millis(10..=3_600_000), at_least_one(1..=1000)),
         (stop_first, signal) in (any::<bool>(), prop::sample::select(defaults::STOP_SIGNALS.to_vec())),
-        constraints in prop::collection::btree_set(("[a-z]{1,5}", "[a-z0-9.]{1,5}", any::<bool>()), 0..4),
         rollout in any_rollout(),
+        (constraints, mut cfg) in (
+            prop::collection::btree_set(("[a-z]{1,5}", "[a-z0-9.]{1,5}", any::<bool>()), 0..4),
+            any_cfg(),
+        ),
         (volumes, network, driver, options) in (any_volumes(), prop::option::of("[a-z][a-z0-9_.-]{0,9}"),
             prop::option::of("[a-z-]{1,9}"), pairs("[a-z.-]{1,9}")),
     ) -> Component {
@@ -411,11 +457,13 @@ prop_compose! {
         let number = |n: u32| NonZeroU32::new(n).expect("not zero");
         let freeze = freeze.filter(|freeze| *freeze < idle);
         let fixed = !is_image && port.is_multiple_of(2);
+        cfg.retain(|one| is_image || !matches!(&one.to, Delivery::File { path, .. } if path.starts_with('/')));
         Component {
             name: "api".parse().expect("a name"),
             workload,
             port: if is_image || fixed { NonZeroU16::new(port) } else { None },
             env,
+            cfg,
             memory_reserve: reserve,
             memory_limit: extra.map(|extra| reserve + extra),
             cpu,

@@ -85,7 +85,7 @@ fn check_target(text: &str) -> Result<String, Refusal> {
 }
 
 /// An absolute path without empty segments and without a `/` at its end.
-pub(super) fn absolute_path(text: &str) -> Result<String, Refusal> {
+pub(in crate::model) fn absolute_path(text: &str) -> Result<String, Refusal> {
     let refuse = |problem: &str| Err(Refusal::new(problem, PATH_FORM));
     if !text.starts_with('/') {
         return refuse("is not absolute, and each node would see another place");

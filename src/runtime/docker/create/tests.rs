@@ -29,6 +29,7 @@ fn spec(change: impl FnOnce(&mut Component)) -> InstanceSpec {
         workload: Workload::Image(image()),
         port: None,
         env: BTreeMap::new(),
+        cfg: Vec::new(),
         memory_reserve: 16 << 20,
         memory_limit: None,
         cpu: None,
