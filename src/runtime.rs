@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of requests, queues or the registry; decides nothing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -14,8 +15,10 @@ use crate::failure::Phase;
 use crate::id::{ClusterId, InstanceId, NodeId};
 use crate::model::Component;
 use crate::model::component::Image;
+use crate::model::cfg::{Delivery, Given};
 
 pub mod docker;
+mod files;
 pub mod logs;
 pub mod probe;
 pub mod process;
@@ -34,6 +37,21 @@ pub struct InstanceSpec {
     pub component: Arc<Component>,
     /// The version of the definition; an adopted instance of another version is replaced.
     pub version: String,
+    /// Its settings with their values.
+    pub cfg: Vec<Given>,
+}
+
+impl InstanceSpec {
+    /// The environment that the user wants for it: what the definition says, then its settings, which win.
+    pub(crate) fn variables(&self) -> BTreeMap<&str, &str> {
+        let env = self.component.env.iter().map(|(name, value)| (&**name, &**value));
+        let given = self.cfg.iter().filter_map(|given| match &given.to {
+            // A value that is no text does not become a variable.
+            Delivery::Variable(name) => Some((&**name, std::str::from_utf8(&given.value).ok()?)),
+            Delivery::File { .. } => None,
+        });
+        env.chain(given).collect()
+    }
 }
 
 /// Whose instances these are: kept with each, so that another node's or program's are never touched.

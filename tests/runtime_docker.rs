@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use maelstrom::failure::Phase;
 use maelstrom::id::InstanceId;
+use maelstrom::model::cfg::{Delivery, Given};
 use maelstrom::model::component::{Component, Image, PullPolicy, Volume, VolumeKind, Workload};
 use maelstrom::runtime::docker::DockerRuntime;
 use maelstrom::runtime::{BoxFuture, Exit, InstanceSpec, LogBook, Owner, Runtime, RuntimeError, RuntimeEvent, Started};
@@ -129,7 +130,7 @@ impl Node {
         component.env = BTreeMap::from([("BIND".to_owned(), "0.0.0.0".to_owned())]);
         change(&mut component);
         let id = InstanceId::new(&component.name, unique());
-        InstanceSpec { id, component: Arc::new(component), version: "v7".into() }
+        InstanceSpec { id, component: Arc::new(component), version: "v7".into(), cfg: Vec::new() }
     }
 
     async fn start(&self, spec: &InstanceSpec) -> Started {
@@ -245,6 +246,26 @@ async fn limits_labels_and_volumes_are_what_docker_was_told() {
     mounts.sort_by_key(|mount| mount.to_string());
     assert_eq!(mounts, ["/data", "/scratch"]);
     node.stop(&spec).await;
+}
+
+#[tokio::test]
+async fn a_setting_is_a_file_at_the_path_that_the_definition_names_and_in_no_label() {
+    let Some(node) = Node::new().await else { return };
+    let mut spec = node.spec(|_| {});
+    let file = Delivery::File { path: "/etc/tls/api.key".into(), variable: Some("KEY_FILE".into()) };
+    spec.cfg = vec![Given::new(file, b"hush of the key\n").expect("a file")];
+    let started = node.start(&spec).await;
+    assert!(get(started.address, "/env").await.lines().any(|line| line == "KEY_FILE=/etc/tls/api.key"));
+    assert_eq!(get(started.address, "/read?path=/etc/tls/api.key").await, "hush of the key\n");
+    let found = inspect(&started);
+    let mounts = found["Mounts"].as_array().expect("a list");
+    let mount = mounts.iter().find(|mount| mount["Destination"] == "/etc/tls/api.key").expect("a mount");
+    assert_eq!((&mount["Type"], &mount["RW"]), (&json!("bind"), &json!(false)));
+    assert!(!found.to_string().contains("hush of the key"), "Docker was told the value: {found}");
+    let source = std::path::PathBuf::from(mount["Source"].as_str().expect("a path"));
+    assert!(source.starts_with("/dev/shm") && source.exists(), "{source:?}");
+    node.stop(&spec).await;
+    eventually("its file is gone", || async { !source.exists() }).await;
 }
 
 #[tokio::test]

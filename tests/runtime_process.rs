@@ -95,7 +95,8 @@ async fn refusal(workload: Workload, port: Option<NonZeroU16>) -> String {
     let (events, _receiver) = mpsc::channel(8);
     let runtime = ProcessBench.open(dir.path(), new_owner(), logs, events).await;
     let component = Arc::new(component("api", workload, port));
-    let spec = InstanceSpec { id: InstanceId::new(&component.name, 7), component, version: "1".into() };
+    let spec =
+        InstanceSpec { id: InstanceId::new(&component.name, 7), component, version: "1".into(), cfg: Vec::new() };
     let error = runtime.start(&spec, quiet()).await.expect_err("it cannot be started");
     assert_eq!(error.phase, Phase::Start);
     assert_eq!(ProcessBench.remains(dir.path(), &spec.id).await, Vec::<String>::new());
@@ -146,7 +147,8 @@ async fn the_kernels_killer_does_not_spare_a_component_as_it_spares_the_daemon()
     let (events, _receiver) = mpsc::channel(8);
     let runtime = ProcessBench.open(dir.path(), new_owner(), logs, events).await;
     let component = Arc::new(component("api", program(&["sleep", "100"]), None));
-    let spec = InstanceSpec { id: InstanceId::new(&component.name, 7), component, version: "1".into() };
+    let spec =
+        InstanceSpec { id: InstanceId::new(&component.name, 7), component, version: "1".into(), cfg: Vec::new() };
     let started = runtime.start(&spec, quiet()).await.expect("it starts");
     let score = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", started.handle)).expect("its score");
     assert_eq!(score.trim(), "0");

@@ -167,7 +167,8 @@ impl Work {
     }
 
     async fn start(&self, component: Arc<Component>, fingerprint: String) {
-        let spec = InstanceSpec { id: self.id.clone(), component: Arc::clone(&component), version: fingerprint };
+        let (id, cfg) = (self.id.clone(), Vec::new());
+        let spec = InstanceSpec { id, component: Arc::clone(&component), version: fingerprint, cfg };
         // On a task of its own: a panic in a runtime must not leave the core waiting for an answer.
         let (runtime, progress) = (Arc::clone(&self.workshop.runtime), self.progress());
         let started = telemetry::spawn("start", async move { runtime.start(&spec, progress).await });

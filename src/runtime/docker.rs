@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::files::Files;
 use super::{BoxFuture, Found, InstanceSpec, LogBook, OnProgress, Owner, Runtime, RuntimeError, RuntimeEvent, Started};
 use crate::failure::Phase;
 use crate::id::InstanceId;
@@ -49,6 +50,7 @@ struct Shared {
     events: mpsc::Sender<RuntimeEvent>,
     table: Table,
     pulls: Pulls,
+    files: Files,
     /// The engine's own log driver.
     log_driver: String,
     /// Whether `adopt` was called; before that, containers that nobody knows are not strays.
@@ -84,6 +86,7 @@ impl DockerRuntime {
             events,
             table: Table::default(),
             pulls: Pulls::default(),
+            files: Files::new(&owner),
             log_driver: info.logging_driver.unwrap_or_default(),
             adopted: AtomicBool::new(false),
             closed: CancellationToken::new(),

@@ -24,6 +24,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::files::{Files, Placed, Reader};
 use super::logs::{Line, LogBook, Stream};
 use super::{
     BoxFuture, Exit, Found, InstanceSpec, OnProgress, Owner, Progress, Runtime, RuntimeError, RuntimeEvent, Started,
@@ -64,6 +65,7 @@ struct Inner {
     logs: Arc<LogBook>,
     events: mpsc::Sender<RuntimeEvent>,
     cgroups: Hierarchies,
+    files: Files,
     running: Mutex<BTreeMap<InstanceId, Arc<Running>>>,
     dropped: CancellationToken,
 }
@@ -107,6 +109,7 @@ impl ProcessRuntime {
             logs,
             events,
             cgroups,
+            files: Files::new(&owner),
             running: Mutex::default(),
             dropped: CancellationToken::new(),
         })))
@@ -137,9 +140,11 @@ impl Inner {
         home.create(wanted.cwd.is_none()).map_err(io)?;
         let limits = Limits { memory: component.memory_limit, cpu: component.cpu.map(std::num::NonZeroU32::get) };
         let group = self.cgroups.create(&spec.id, limits);
-        let started = self.spawn(spec, address, &home, &group);
+        let placed = self.files.place(spec, Reader::Us);
+        let started = placed.and_then(|placed| self.spawn(spec, address, &home, &group, &placed));
         if started.is_err() {
             group.remove();
+            self.files.remove(&spec.id);
             if let Err(error) = home.remove() {
                 tracing::warn!(dir = %home.0.display(), %error, "could not remove what is left of a failed start");
             }
@@ -160,8 +165,10 @@ impl Inner {
         address: std::net::SocketAddr,
         home: &Home,
         group: &Group,
+        placed: &Placed,
     ) -> Result<Started, RuntimeError> {
         let mut command = command::build(spec, &self.owner, address, home)?;
+        command::hand_over(&mut command, placed);
         let io = |error: io::Error| failed(format!("cannot prepare {}: {error}", home.0.display()));
         let (out, err) = capture::create(home).map_err(io)?;
         let child = command.stdout(out).stderr(err).spawn().map_err(|error| command::explain(&command, &error))?;
@@ -288,6 +295,7 @@ impl Inner {
         while capture.drain(true) {}
         let out_of_memory = running.group.was_out_of_memory();
         running.group.remove();
+        self.files.remove(id);
         if let Err(error) = running.home.remove() {
             tracing::warn!(dir = %running.home.0.display(), %error, "could not remove what is left of an instance");
         }
@@ -384,6 +392,7 @@ impl Inner {
                 self.cgroups.find(&id).remove();
             }
         }
+        self.files.sweep(|id| self.get(id).is_some());
         let running = self.running();
         Ok(running.values().filter(|running| !running.gone.is_cancelled()).map(|running| running.found()).collect())
     }
@@ -403,6 +412,7 @@ impl Inner {
         _ = group.set_frozen(false);
         self.tree(id, group, None).kill();
         group.remove();
+        self.files.remove(id);
         if let Err(error) = home.remove() {
             tracing::warn!(dir = %home.0.display(), %error, "could not remove what is left of an instance");
         }

@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use maelstrom::id::{ClusterId, InstanceId, NodeId};
+use maelstrom::model::cfg::{Delivery, Given};
 use maelstrom::model::component::{Component, Health, LogOptions, RestartOrder, Stop, Workload};
 use maelstrom::runtime::{BoxFuture, Exit, InstanceSpec, LogBook, OnProgress, Owner, Runtime, RuntimeEvent, Started};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -102,6 +103,8 @@ macro_rules! contract_tests {
             what_ended_while_no_daemon_ran_is_cleared_away,
             an_instance_of_another_owner_is_not_touched,
             a_start_that_fails_leaves_nothing,
+            settings_are_variables_and_files_in_memory_that_go_with_their_instance,
+            settings_outlive_a_daemon_that_crashes_and_those_of_nobody_are_swept,
         );
     };
 }
@@ -381,6 +384,70 @@ pub async fn a_start_that_fails_leaves_nothing(bench: impl Bench) {
     assert_eq!(node.runtime.adopt().await.expect("adopted"), []);
 }
 
+/// A variable, a file that has a name, and one of which a variable holds the path.
+fn settings() -> Vec<Given> {
+    let file = |path: &str, variable: Option<&str>| Delivery::File {
+        path: path.to_owned(),
+        variable: variable.map(str::to_owned),
+    };
+    let given = |to, value: &str| Given::new(to, value.as_bytes()).expect("a text");
+    vec![
+        given(Delivery::Variable("TOKEN".into()), "of the token"),
+        given(Delivery::Variable("GREETING".into()), "of the setting"),
+        given(file("plain.txt", None), "of the file\n"),
+        given(file("tls.key", Some("TLS_KEY_FILE")), "of the key\n"),
+    ]
+}
+
+/// Where on this machine the files of an instance lie.
+fn files_of<B: Bench>(node: &Node<B>, id: &InstanceId) -> PathBuf {
+    Path::new("/dev/shm").join(format!("maelstrom-{}", node.owner.node)).join(id.as_str())
+}
+
+pub async fn settings_are_variables_and_files_in_memory_that_go_with_their_instance(bench: impl Bench) {
+    let mut node = Node::new(bench).await;
+    let mut spec = node.spec("told", &[("GREETING", "of the definition")]);
+    spec.cfg = settings();
+    let started = node.runtime.start(&spec, quiet()).await.expect("started");
+    let env = get(started.address, "/env").await;
+    let variable = |name: &str| {
+        let of = |line: &str| line.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+        let mut found = env.lines().filter_map(of);
+        (found.next().unwrap_or_default(), found.next())
+    };
+    assert_eq!(variable("TOKEN"), ("of the token".to_owned(), None));
+    assert_eq!(variable("GREETING"), ("of the setting".to_owned(), None), "a setting wins, and is there once");
+    let (dir, key) = (variable("MAELSTROM_CFG").0, variable("TLS_KEY_FILE").0);
+    assert_eq!(key, format!("{dir}/tls.key"));
+    assert_eq!(get(started.address, &format!("/read?path={key}")).await, "of the key\n");
+    assert_eq!(get(started.address, &format!("/read?path={dir}/plain.txt")).await, "of the file\n");
+    let (files, data) = (files_of(&node, &spec.id), node.dir.path().to_owned());
+    assert!(files.join("named/tls.key").exists());
+    let found = std::process::Command::new("grep").args(["-rlF", "of the key"]).arg(&data).output().expect("grep");
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "", "a file is on the disk");
+    node.end(&spec.id).await;
+    assert!(!files.exists() && !files.parent().expect("a root").exists(), "{files:?}");
+}
+
+pub async fn settings_outlive_a_daemon_that_crashes_and_those_of_nobody_are_swept(bench: impl Bench) {
+    let mut node = Node::new(bench).await;
+    let mut spec = node.spec("kept", &[]);
+    spec.cfg = settings();
+    let started = node.runtime.start(&spec, quiet()).await.expect("started");
+    get(started.address, "/").await;
+    node.down();
+    let nobodys = files_of(&node, &InstanceId::new(&spec.component.name, unique()));
+    std::fs::create_dir(&nobodys).expect("as a daemon that was killed leaves it");
+    node.up().await;
+    assert_eq!(node.runtime.adopt().await.expect("adopted").len(), 1);
+    assert!(!nobodys.exists());
+    let env = get(started.address, "/env").await;
+    let dir = env.lines().find_map(|line| line.strip_prefix("MAELSTROM_CFG=")).expect("a directory");
+    assert_eq!(get(started.address, &format!("/read?path={dir}/tls.key")).await, "of the key\n");
+    node.end(&spec.id).await;
+    assert!(!files_of(&node, &spec.id).exists());
+}
+
 /// A node as far as the runtime sees it.
 struct Node<B: Bench> {
     bench: B,
@@ -407,7 +474,7 @@ impl<B: Bench> Node<B> {
         component.env.extend(self.bench.extra_env());
         component.env.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let id = InstanceId::new(&component.name, unique());
-        InstanceSpec { id, component: Arc::new(component), version: "v1".into() }
+        InstanceSpec { id, component: Arc::new(component), version: "v1".into(), cfg: Vec::new() }
     }
 
     /// Starts the application and waits until it answers.

@@ -4,7 +4,7 @@
 //!
 //! Paths: `/` instance id, port and request head · `/env` environment · `/sleep?ms=` · `/echo` body as it came ·
 //! `/exit?code=` · `/alloc?mb=` · `/status/<code>` · `/spawn-child` a sleeping child in a process group of its
-//! own, answers its pid · `/cwd` · `/log?lines=&text=` to both streams · `/count` requests so far.
+//! own, answers its pid · `/cwd` · `/read?path=` a file · `/log?lines=&text=` to both streams · `/count` requests so far.
 //! Environment: `START_DELAY_MS`, `EXIT_AT_ONCE=<code>`, `NEVER_LISTEN`, `IGNORE_TERM` (runs under a shell that
 //! ignores it), `BIND` (default 127.0.0.1; 0.0.0.0 in a container).
 
@@ -142,6 +142,13 @@ fn answer(request: &Request, reader: &mut impl BufRead, writer: &mut impl Write)
         "/" => format!("instance {}\nport {}\n\n{}", env("MAELSTROM_INSTANCE_ID"), env("PORT"), request.text),
         "/env" => std::env::vars().map(|(name, value)| format!("{name}={value}\n")).collect(),
         "/cwd" => std::env::current_dir()?.display().to_string(),
+        "/read" => {
+            let path = request.query.get("path").map_or("", String::as_str);
+            std::fs::read_to_string(path).unwrap_or_else(|error| {
+                status = 404;
+                error.to_string()
+            })
+        }
         "/count" => REQUESTS.load(Ordering::Relaxed).to_string(),
         "/sleep" => {
             std::thread::sleep(Duration::from_millis(request.number("ms", 100)));

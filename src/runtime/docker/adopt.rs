@@ -42,6 +42,7 @@ pub(super) async fn adopt(shared: &Arc<Shared>) -> Result<Vec<Found>, CallError>
         let started = Started { address: create::address(&inspected, port), handle: container };
         all.push(Found { id, version: label(LABEL_VERSION).unwrap_or_default(), started, frozen });
     }
+    shared.files.sweep(|id| shared.table.contains(id));
     all.sort_by(|one, other| one.id.cmp(&other.id));
     Ok(all)
 }

@@ -1,15 +1,18 @@
 //! From an instance to what Docker is told, and from what Docker tells to an address. Pure: no call is made here.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, EndpointSettings, HostConfig, HostConfigLogConfig, Mount, MountType,
     RestartPolicy, RestartPolicyNameEnum,
 };
 
+use super::super::files::Placed;
 use super::super::{InstanceSpec, Owner, RuntimeError};
 use crate::failure::Phase;
 use crate::id::InstanceId;
+use crate::model::cfg::DIRECTORY;
 use crate::model::component::{Component, Image, Volume, VolumeKind};
 
 /// The label with the id of the node that started a container.
@@ -31,6 +34,9 @@ const DEFAULT_PORT: u16 = 8080;
 /// Where a container that ended before it had an address is said to listen: port 1 of the loopback (tcpmux), which
 /// nobody uses, so that a connection is refused at once. The event of its end is on its way.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
+/// Where the files of settings are seen that have a name and no path. Below `/run`, where no image keeps anything.
+const FILES: &str = "/run/maelstrom/cfg";
 
 /// The smallest memory reservation that Docker takes; a smaller one is left out, as it would reserve next to nothing.
 const SMALLEST_RESERVATION: u64 = 6 * 1024 * 1024;
@@ -104,6 +110,27 @@ pub(super) fn body(
     })
 }
 
+/// Adds the files with the settings of an instance: each one that has a path at that path, the others in one directory.
+pub(super) fn hand_over(body: &mut ContainerCreateBody, placed: &Placed) {
+    let mount = |source: &Path, target: &str| Mount {
+        target: Some(target.to_owned()),
+        source: Some(source.to_string_lossy().into_owned()),
+        typ: Some(MountType::BIND),
+        read_only: Some(true),
+        ..Mount::default()
+    };
+    let files = placed.files.iter().map(|(file, path)| mount(file, path));
+    let dir = placed.dir.iter().map(|dir| mount(dir, FILES));
+    let mounts = body.host_config.get_or_insert_default().mounts.get_or_insert_default();
+    mounts.extend(files.chain(dir));
+    let env = body.env.get_or_insert_default();
+    env.extend(placed.dir.iter().map(|_| format!("{DIRECTORY}={FILES}")));
+    env.extend(placed.variables.iter().map(|(variable, path)| match path.starts_with('/') {
+        true => format!("{variable}={path}"),
+        false => format!("{variable}={FILES}/{path}"),
+    }));
+}
+
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
@@ -111,7 +138,7 @@ fn signed(bytes: u64) -> i64 {
 /// Ours come last and win.
 fn env(spec: &InstanceSpec, owner: &Owner) -> Vec<String> {
     let component = &*spec.component;
-    let mut env: Vec<String> = component.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut env: Vec<String> = spec.variables().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     env.push(format!("PORT={}", port(component)));
     env.push(format!("MAELSTROM_COMPONENT={}", component.name));
     env.push(format!("MAELSTROM_INSTANCE_ID={}", spec.id));

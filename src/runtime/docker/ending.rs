@@ -45,6 +45,7 @@ pub(super) fn report(shared: &Arc<Shared>, instance: Arc<Instance>) {
         }
         // After this nothing more of it is waited for.
         drop(tokio::time::timeout(LAST_WORDS, instance.wait_captured()).await);
+        shared.files.remove(&instance.id);
         let exit = instance.exit();
         if shared.events.send(RuntimeEvent::Exited(instance.id.clone(), exit)).await.is_err() {
             // The daemon stops. What is left is found and cleared away at its next start.

@@ -13,6 +13,7 @@ use super::instance::Instance;
 use super::{Shared, capture, create, pull};
 use crate::failure::Phase;
 use crate::model::component::{Image, PullPolicy, Workload};
+use crate::runtime::files::{Placed, Reader};
 use crate::runtime::{InstanceSpec, OnProgress, Progress, RuntimeError, Started};
 use crate::time::Wall;
 
@@ -65,7 +66,23 @@ pub(super) async fn start(
     {
         remove_surely(&shared, &container).await;
     }
+    shared.files.remove(&spec.id);
     shared.table.remove(&instance);
+}
+
+/// Writes the settings that the instance is given as files.
+fn place(shared: &Shared, spec: &InstanceSpec) -> Result<Placed, RuntimeError> {
+    let placed = shared.files.place(spec, Reader::Anyone)?;
+    let has_files = placed.dir.is_some() || !placed.files.is_empty();
+    if has_files && !shared.client.is_local() {
+        let reason = format!(
+            "component {} takes settings as files, and Docker is on another machine, where they cannot be put; take \
+             them as variables",
+            spec.component.name
+        );
+        return Err(RuntimeError { phase: Phase::Start, reason, unavailable: false });
+    }
+    Ok(placed)
 }
 
 fn unwanted(spec: &InstanceSpec) -> RuntimeError {
@@ -84,7 +101,8 @@ async fn run(
         let reason = format!("component {} is a command, which the Docker runtime cannot run", spec.component.name);
         return Err(RuntimeError { phase: Phase::Start, reason, unavailable: false });
     };
-    let body = create::body(spec, image, &shared.owner, &shared.log_driver)?;
+    let mut body = create::body(spec, image, &shared.owner, &shared.log_driver)?;
+    create::hand_over(&mut body, &place(shared, spec)?);
     let fetch = async |wanted: &mut oneshot::Sender<_>| {
         tokio::select! {
             result = shared.pulls.pull(&shared.client, image, progress) => result,

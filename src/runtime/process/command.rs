@@ -14,7 +14,9 @@ use std::process::{Command, Stdio};
 use super::failed;
 use super::record::Home;
 use crate::model::Component;
+use crate::model::cfg::DIRECTORY;
 use crate::model::component::{Command as Wanted, Workload};
+use crate::runtime::files::Placed;
 use crate::runtime::{InstanceSpec, Owner, RuntimeError};
 
 /// What an instance inherits from the daemon. Everything else may hold secrets of the daemon (tokens, credentials of
@@ -92,7 +94,7 @@ pub(super) fn build(
             command.env(name, value);
         }
     }
-    command.envs(&component.env);
+    command.envs(spec.variables());
     // After those of the component: these are how we find our processes again.
     command
         .env("PORT", address.port().to_string())
@@ -102,6 +104,15 @@ pub(super) fn build(
         .env("MAELSTROM_NODE_ID", owner.node.to_string())
         .env("MAELSTROM_CLUSTER_ID", owner.cluster.to_string());
     Ok(command)
+}
+
+/// Tells the command where the files with its settings are.
+pub(super) fn hand_over(command: &mut Command, placed: &Placed) {
+    let Some(dir) = &placed.dir else { return };
+    command.env(DIRECTORY, dir);
+    for (variable, name) in &placed.variables {
+        command.env(variable, dir.join(name));
+    }
 }
 
 /// Finds the file to execute, as a shell would.

@@ -56,7 +56,7 @@ fn spec(change: impl FnOnce(&mut Component)) -> InstanceSpec {
     };
     change(&mut component);
     let id = InstanceId::new(&component.name, 1);
-    InstanceSpec { id, component: Arc::new(component), version: "v1".into() }
+    InstanceSpec { id, component: Arc::new(component), version: "v1".into(), cfg: Vec::new() }
 }
 
 fn owner() -> Owner {
