@@ -9,8 +9,11 @@ use std::io::IsTerminal as _;
 use std::str::FromStr;
 
 use tokio::task::JoinHandle;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Level};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,6 +66,12 @@ pub enum TracingError {
     Twice,
 }
 
+/// Whether what a module says at this level never holds what users keep secret. bollard writes the body of every call into
+/// its DEBUG lines, and with it the variables of containers; no filter asks for that.
+fn is_discreet(target: &str, level: Level) -> bool {
+    !target.starts_with("bollard") || level <= Level::INFO
+}
+
 /// Sends log lines that pass `filter` to stderr (stdout is for data), and every panic with them.
 ///
 /// # Errors
@@ -74,9 +83,10 @@ pub fn init_tracing(format: Format, filter: &str) -> Result<(), TracingError> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
+    let discreet = filter_fn(|line| is_discreet(line.target(), *line.level()));
     match format {
-        Format::Text => lines.try_init(),
-        Format::Json => lines.json().flatten_event(true).try_init(),
+        Format::Text => lines.finish().with(discreet).try_init(),
+        Format::Json => lines.json().flatten_event(true).finish().with(discreet).try_init(),
     }
     .map_err(|_| TracingError::Twice)?;
     std::panic::set_hook(Box::new(|panic| {
@@ -133,6 +143,15 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn the_bodies_of_calls_to_docker_are_in_no_log() {
+        for level in [Level::DEBUG, Level::TRACE] {
+            assert!(!is_discreet("bollard::docker", level));
+            assert!(is_discreet("maelstrom::runtime::docker", level));
+        }
+        assert!(is_discreet("bollard::docker", Level::WARN));
     }
 
     #[tokio::test]
