@@ -17,6 +17,7 @@ mod registrar;
 mod rollback;
 mod rollouts;
 mod scheduler;
+mod seal;
 mod streams;
 
 use std::net::SocketAddr;
@@ -59,7 +60,7 @@ use crate::transport::{self, Hello, Transport};
 pub use cluster::identity::IdentityError;
 
 use board::{Board, Facts};
-use catalog::{Catalog, Definitions, fingerprint};
+use catalog::{Catalog, Definitions};
 use clock::Clock;
 use driver::{Driver, MESSAGES, Message};
 use intake::CoreHandle;
@@ -217,10 +218,13 @@ impl Daemon {
         let mut node = Node::new(rng.child("node"), Arc::clone(&gates)).with_capacity(memory);
         for name in definitions.kept() {
             if let Some(entry) = definitions.component(name) {
-                node.define(Arc::clone(&entry.value), fingerprint(&entry.value));
+                node.define(Arc::clone(&entry.value), definitions.fingerprint(&entry.value));
             }
         }
-        let catalog = Arc::new(Catalog::new(definitions, gates));
+        let peer =
+            |error: &dyn std::fmt::Display| DaemonError::Peer { address: config.peer, because: error.to_string() };
+        let seal = seal::Seal::new(loaded.cluster, &token.secret).map_err(|error| peer(&error))?;
+        let catalog = Arc::new(Catalog::new(definitions, gates, seal));
         let (duties, duties_seen) = watch::channel(duty::duties(&registry));
         let duty = duties_seen.borrow().get(&loaded.node).copied().unwrap_or_default();
         let facts = Facts {
@@ -251,6 +255,7 @@ impl Daemon {
         let forwarder = Arc::new(forwarder);
         let workshop = Arc::new(Workshop {
             runtime: Arc::clone(&runtime),
+            catalog: Arc::clone(&catalog),
             logs: Arc::clone(&logs),
             forwarder: Arc::clone(&forwarder),
             messages: messages.clone(),
@@ -264,8 +269,6 @@ impl Daemon {
         load(&messages, found).await;
         telemetry::spawn("runtime events", follow_runtime(runtime_events, Arc::clone(&workshop)));
 
-        let peer =
-            |error: &dyn std::fmt::Display| DaemonError::Peer { address: config.peer, because: error.to_string() };
         let trust =
             Trust::new(loaded.cluster, &token.secret, loaded.node, Clock::wall()).map_err(|error| peer(&error))?;
         // Peers reach the HTTP listener where they reach the node, or not at all.

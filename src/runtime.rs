@@ -14,8 +14,8 @@ use std::time::Duration;
 use crate::failure::Phase;
 use crate::id::{ClusterId, InstanceId, NodeId};
 use crate::model::Component;
-use crate::model::component::Image;
 use crate::model::cfg::{Delivery, Given};
+use crate::model::component::Image;
 
 pub mod docker;
 mod files;

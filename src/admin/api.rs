@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::id::{ComponentName, InstanceId, SourceName};
+use crate::model::cfg::CfgKey;
 use crate::model::duty::Duty;
 use crate::time::Wall;
 
@@ -25,7 +26,7 @@ pub use error::{ApiError, Code};
 pub use plan::{PlanNode, PlanView};
 pub use rollout::{RevisionView, RolloutNode, RolloutView};
 pub use view::{
-    API_VERSION, Change, ComponentView, ConflictView, InstanceCounts, InstanceView, List, LogLine, NodeMemory,
+    API_VERSION, CfgView, Change, ComponentView, ConflictView, InstanceCounts, InstanceView, List, LogLine, NodeMemory,
     NodeView, Problem, PutAnswer, Removed, SourceView, Timing, VersionView,
 };
 
@@ -187,6 +188,25 @@ pub trait Control: fmt::Debug + Send + Sync + 'static {
 
     /// Switches an event source on or off and keeps the rest of it.
     fn set_source_enabled(&self, name: SourceName, enabled: bool) -> BoxFuture<'_, Result<PutAnswer, ApiError>>;
+
+    /// Creates or replaces a setting; a secret is sealed and never shown. What is a secret stays one until it is removed.
+    /// Fails with [`Code::TooLarge`] above [`crate::model::cfg::VALUE_MAX`].
+    fn put_setting(
+        &self,
+        key: CfgKey,
+        value: Bytes,
+        secret: bool,
+        expect: Expect,
+    ) -> BoxFuture<'_, Result<PutAnswer, ApiError>>;
+
+    /// One setting, without its value if it is a secret.
+    fn get_setting(&self, key: CfgKey) -> BoxFuture<'_, Result<CfgView, ApiError>>;
+
+    /// All settings: those for all components, then those of each, in the order of names.
+    fn list_settings(&self) -> BoxFuture<'_, Result<List<CfgView>, ApiError>>;
+
+    /// Removes a setting. Fails with [`Code::Conflict`] if components could not start without it, unless `force`.
+    fn delete_setting(&self, key: CfgKey, force: bool, expect: Expect) -> BoxFuture<'_, Result<Removed, ApiError>>;
 
     /// All nodes that this one knows, itself included.
     fn list_nodes(&self) -> BoxFuture<'_, Result<List<NodeView>, ApiError>>;

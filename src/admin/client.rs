@@ -18,10 +18,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::admin::api::{
-    ApiError, Code, ComponentView, Expect, InstanceView, Invoke, List, LogQuery, NodeView, PlanView, PutAnswer,
-    Removed, RevisionView, RolloutView, SourceView, Timing, VersionView,
+    ApiError, CfgView, Code, ComponentView, Expect, InstanceView, Invoke, List, LogQuery, NodeView, PlanView,
+    PutAnswer, Removed, RevisionView, RolloutView, SourceView, Timing, VersionView,
 };
 use crate::admin::server::events::{self, STATUS, TIMING};
+use crate::model::cfg::CfgKey;
 use crate::model::duty::Duty;
 
 mod connect;
@@ -254,6 +255,48 @@ impl Client {
         self.ask(self.request(Method::POST, &path, Bytes::new())).await
     }
 
+    /// Creates or replaces a setting.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn put_setting(
+        &self,
+        key: &CfgKey,
+        value: impl Into<Bytes>,
+        secret: bool,
+        expect: &Expect,
+    ) -> Result<PutAnswer, ClientError> {
+        let query: &[&str] = if secret { &["secret=true"] } else { &[] };
+        let request = self.request(Method::PUT, &setting_path(key, query), value.into());
+        self.ask(expecting(request, expect)?).await
+    }
+
+    /// One setting.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn setting(&self, key: &CfgKey) -> Result<CfgView, ClientError> {
+        self.get(&setting_path(key, &[])).await
+    }
+
+    /// All settings.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn settings(&self) -> Result<List<CfgView>, ClientError> {
+        self.get("/v1/cfg").await
+    }
+
+    /// Removes a setting; with `force` also one that components need.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn delete_setting(&self, key: &CfgKey, force: bool, expect: &Expect) -> Result<Removed, ClientError> {
+        let query: &[&str] = if force { &["force=true"] } else { &[] };
+        let request = self.request(Method::DELETE, &setting_path(key, query), Bytes::new());
+        self.ask(expecting(request, expect)?).await
+    }
+
     /// All nodes.
     ///
     /// # Errors
@@ -443,6 +486,13 @@ impl Client {
     fn protocol(&self, what: &str) -> ClientError {
         ClientError::Protocol { target: self.target().clone(), what: what.to_owned() }
     }
+}
+
+fn setting_path(key: &CfgKey, query: &[&str]) -> String {
+    let component = key.component.as_ref().map(|component| format!("component={component}"));
+    let query = component.into_iter().chain(query.iter().map(|part| (*part).to_owned())).collect::<Vec<_>>().join("&");
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("/v1/cfg/{}{mark}{query}", escape(key.name.as_str()))
 }
 
 /// Says on a request what it is based on.

@@ -11,14 +11,20 @@ use arc_swap::ArcSwap;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::seal::Seal;
 use crate::activation::Fact;
 use crate::crdt::{Key, Kind, Register, Registry, Row, Sibling, Version};
 use crate::id::{ComponentName, SourceName};
+use crate::model::cfg::{CfgKey, CfgName, Given};
 use crate::model::{Component, Source};
 use crate::rollout::Revisions;
 use crate::router::Table;
 use crate::slots::Gates;
 use crate::time::Wall;
+
+mod settings;
+
+pub(crate) use settings::{Setting, Settings};
 
 /// The format of the rows that this version writes: the canonical document of the definition as JSON.
 pub(crate) const ROW_FORMAT: u16 = 1;
@@ -39,14 +45,19 @@ pub(crate) struct Unread {
     register: Register,
     /// Whether instances are kept without anybody asking.
     is_kept: bool,
+    /// The settings that it names.
+    uses: Vec<CfgName>,
     entry: OnceLock<Option<Arc<Entry<Component>>>>,
 }
 
-/// The one thing that the node acts on before an event comes, as the canonical document has it. The rest of the row is
+/// What the node acts on before an event comes, as the canonical document has it. The rest of the row is
 /// only checked to be JSON.
 #[derive(Deserialize)]
 struct Outline {
     instances: Instances,
+    /// Rows of earlier releases have none.
+    #[serde(default)]
+    cfg: Vec<Named>,
     /// The short form of the above, which no canonical document has.
     min: Option<IgnoredAny>,
 }
@@ -56,17 +67,26 @@ struct Instances {
     min: u32,
 }
 
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
 impl Unread {
     /// None if the row is deleted, or cannot be read.
     fn new(register: &Register, name: &ComponentName) -> Option<Self> {
         let row = register.winner()?;
-        let unread = Self { register: register.clone(), is_kept: false, entry: OnceLock::new() };
+        let unread = Self { register: register.clone(), is_kept: false, uses: Vec::new(), entry: OnceLock::new() };
         match serde_json::from_slice::<Outline>(&row.bytes) {
-            Ok(outline) if outline.min.is_none() => Some(Self { is_kept: outline.instances.min > 0, ..unread }),
+            Ok(outline) if outline.min.is_none() => {
+                let uses = outline.cfg.iter().filter_map(|named| named.name.parse().ok()).collect();
+                Some(Self { is_kept: outline.instances.min > 0, uses, ..unread })
+            }
             // Not as this version writes it, or nonsense: reading it tells.
             _ => {
-                let is_kept = unread.entry(name)?.value.min_instances > 0;
-                Some(Self { is_kept, ..unread })
+                let component = Arc::clone(&unread.entry(name)?.value);
+                let uses = component.cfg.iter().map(|one| one.name.clone()).collect();
+                Some(Self { is_kept: component.min_instances > 0, uses, ..unread })
             }
         }
     }
@@ -85,6 +105,7 @@ pub(crate) struct Definitions {
     pub(crate) sources: BTreeMap<SourceName, Entry<Source>>,
     /// Of the components that changed since they were created.
     revisions: BTreeMap<ComponentName, Register>,
+    pub(crate) settings: Settings,
 }
 
 impl Definitions {
@@ -100,8 +121,16 @@ impl Definitions {
 
     pub(crate) fn set(&mut self, definition: Definition) {
         match definition {
-            Definition::Component(name, Some(unread)) => drop(self.components.insert(name, unread)),
-            Definition::Component(name, None) => drop(self.components.remove(&name)),
+            Definition::Component(name, unread) => {
+                let uses = unread.as_ref().map(|unread| unread.uses.clone()).unwrap_or_default();
+                let before = match unread {
+                    Some(unread) => self.components.insert(name.clone(), unread),
+                    None => self.components.remove(&name),
+                };
+                let before = before.map(|before| before.uses).unwrap_or_default();
+                self.settings.set_uses(&name, &before, &uses);
+            }
+            Definition::Setting(key, setting) => self.settings.set(key, setting),
             Definition::Source(name, Some(entry)) => drop(self.sources.insert(name, entry)),
             Definition::Source(name, None) => drop(self.sources.remove(&name)),
             Definition::Revisions(name, Some(register)) => drop(self.revisions.insert(name, register)),
@@ -151,9 +180,14 @@ impl Definitions {
             return None;
         }
         Some(match self.component(name) {
-            Some(entry) => Fact::Define(Arc::clone(&entry.value), fingerprint(&entry.value)),
+            Some(entry) => Fact::Define(Arc::clone(&entry.value), self.fingerprint(&entry.value)),
             None => Fact::Remove,
         })
+    }
+
+    /// Covers what a running instance of a component was made of: its definition and its settings.
+    pub(crate) fn fingerprint(&self, component: &Component) -> String {
+        fingerprint(component, self.settings.mark(component).as_deref())
     }
 }
 
@@ -163,6 +197,7 @@ pub(crate) enum Definition {
     Component(ComponentName, Option<Unread>),
     Source(SourceName, Option<Entry<Source>>),
     Revisions(ComponentName, Option<Register>),
+    Setting(CfgKey, Option<Setting>),
     /// Of a kind that is no definition, or under a name that is none.
     Other,
 }
@@ -182,6 +217,8 @@ impl Definition {
             Kind::REVISIONS => key.name().parse::<ComponentName>().map_or(Self::Other, |name| {
                 Self::Revisions(name, register.filter(|register| !register.is_tombstone()).cloned())
             }),
+            Kind::CONFIG => CfgKey::from_row_name(key.name())
+                .map_or(Self::Other, |key| Self::Setting(key, register.and_then(Setting::new))),
             _ => Self::Other,
         }
     }
@@ -257,14 +294,18 @@ const LIVE_KEYS: [&str; 10] = [
     "start_timeout",
 ];
 
-/// Covers what a running instance was made of: FNV-1a over the canonical document without [`LIVE_KEYS`], so that it is
-/// the same in the next build and an adopted instance is recognised.
-pub(crate) fn fingerprint(component: &Component) -> String {
+/// FNV-1a over the canonical document without [`LIVE_KEYS`] and over the mark of the settings, so that it is the same in
+/// the next build and an adopted instance is recognised.
+pub(crate) fn fingerprint(component: &Component, settings: Option<&str>) -> String {
     let mut doc = component.to_doc();
     if let Some(object) = doc.as_object_mut() {
         for key in LIVE_KEYS {
             object.remove(key);
         }
+        // In the place of what the definition names stands what was found; a component without settings has neither, as
+        // in releases that knew none.
+        object.remove("cfg");
+        object.extend(settings.map(|mark| ("cfg".to_owned(), mark.into())));
     }
     // A document of texts, numbers and lists can always be written.
     let bytes = serde_json::to_vec(&doc).unwrap_or_default();
@@ -280,14 +321,16 @@ pub(crate) struct Catalog {
     definitions: RwLock<Definitions>,
     pub(crate) table: Arc<ArcSwap<Table>>,
     gates: Arc<Gates>,
+    seal: Seal,
 }
 
 impl Catalog {
-    pub(crate) fn new(definitions: Definitions, gates: Arc<Gates>) -> Self {
+    pub(crate) fn new(definitions: Definitions, gates: Arc<Gates>, seal: Seal) -> Self {
         let catalog = Self {
             definitions: RwLock::new(definitions),
             table: Arc::new(ArcSwap::from_pointee(Table::default())),
             gates,
+            seal,
         };
         catalog.route();
         catalog
@@ -299,6 +342,33 @@ impl Catalog {
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut Definitions)) {
         change(&mut self.definitions.write().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+
+    /// What seals new secrets.
+    pub(crate) fn seal(&self) -> &Seal {
+        &self.seal
+    }
+
+    /// The settings of a component with their values, opened for a start that is under way.
+    ///
+    /// # Errors
+    /// A sentence for the user: which one is missing or cannot be opened, and what to do.
+    pub(crate) fn hand_out(&self, component: &Component) -> Result<Vec<Given>, String> {
+        let definitions = self.read();
+        let given = definitions.settings.resolve(component).into_iter().map(|one| {
+            let key = &one.key;
+            let row = one.setting.and_then(Setting::row).ok_or_else(|| {
+                format!(
+                    "{key}, which component {} uses, does not exist: `maelctl cfg put {}=VALUE` creates it for all \
+                     components, with --component {} for this one alone",
+                    component.name, key.name, component.name
+                )
+            })?;
+            let place = Key::new(Kind::CONFIG, &key.row_name()).map_err(|error| format!("{key}: {error}"))?;
+            let value = self.seal.open(&place, row).map_err(|error| format!("{key} {error}"))?;
+            Given::new(one.to.to, &value).map_err(|error| format!("{key} {error}"))
+        });
+        given.collect()
     }
 
     /// Makes a new routing table and shows it to the data plane.

@@ -24,9 +24,9 @@ use super::registrar::{Edit, EditError, Edited, Registrar};
 use super::rollouts;
 use super::scheduler::Question;
 use crate::admin::api::{
-    ApiError, Change, Code, ComponentView, ConflictView, Control, Expect, InstanceCounts, InstanceView, Invoke,
-    Invoked, LOG_QUEUE, List, LogLine, LogQuery, NodeMemory, NodeView, Problem, PutAnswer, Removed, RevisionView,
-    RolloutView, SourceView, VersionView, rfc3339,
+    ApiError, CfgView, Change, Code, ComponentView, ConflictView, Control, Expect, InstanceCounts, InstanceView,
+    Invoke, Invoked, LOG_QUEUE, List, LogLine, LogQuery, NodeMemory, NodeView, Problem, PutAnswer, Removed,
+    RevisionView, RolloutView, SourceView, VersionView, rfc3339,
 };
 use crate::crdt::Sibling;
 use crate::crdt::bulletin::{Sheet, Taken};
@@ -35,6 +35,7 @@ use crate::failure::Failure;
 use crate::gossip::{Member, State};
 use crate::id::{ComponentName, NodeId, NodeName, SourceName};
 use crate::intake::Intake;
+use crate::model::cfg::CfgKey;
 use crate::model::duty::Duty;
 use crate::model::source::Trigger;
 use crate::model::{Component, Source};
@@ -44,6 +45,8 @@ use crate::runtime::logs::{Followed, Line, LogBook, sanitized};
 use crate::runtime::{BoxFuture, Runtime};
 use crate::time::Wall;
 use crate::wire;
+
+mod settings;
 
 /// Everything that the API can reach.
 #[derive(Debug)]
@@ -103,14 +106,21 @@ impl Desk {
             EditError::Invalid(invalid) => ApiError::fields("the definition", invalid),
             EditError::NotFound { kind, name, suggestion } => {
                 let error = ApiError::not_found(kind, &name, suggestion.as_deref());
-                if kind == "component" && error.hint.is_none() {
-                    return error.hint(format!("maelctl comp put {name} ... creates it"));
+                match kind {
+                    "component" if error.hint.is_none() => {
+                        error.hint(format!("maelctl comp put {name} ... creates it"))
+                    }
+                    "setting" if error.hint.is_none() => {
+                        error.hint("`maelctl cfg ls` lists them with their components")
+                    }
+                    _ => error,
                 }
-                error
             }
             EditError::NoRevision { ref name, .. } => ApiError::new(Code::NotFound, error.to_string())
                 .hint(format!("maelctl comp rollout history {name} lists those that are kept")),
             EditError::Taken { .. } => ApiError::new(Code::Conflict, error.to_string()),
+            EditError::InUse { .. } => ApiError::new(Code::Conflict, error.to_string())
+                .hint("put the components without it first, or remove it all the same with --force"),
             EditError::Stale(put) => {
                 use crate::crdt::PutError;
                 let current = match &put {
@@ -368,15 +378,18 @@ fn conflict(others: &[Sibling], show: impl Fn(&Value) -> Option<Value>) -> Optio
     if others.is_empty() {
         return None;
     }
-    let names = others.iter().map(|other| {
-        let what = if other.row.is_some() { "put" } else { "removed" };
-        format!("{what} {} on {}", rfc3339(other.dot.at.wall()), other.dot.by)
-    });
+    let names = others.iter().map(sibling);
     let definitions = others.iter().map(|other| {
         let doc = other.row.as_ref().and_then(|row| serde_json::from_slice(&row.bytes).ok());
         doc.and_then(|doc| show(&doc)).unwrap_or(Value::Null)
     });
     Some(ConflictView { others: names.collect(), definitions: definitions.collect() })
+}
+
+/// A write that lost, in words.
+fn sibling(other: &Sibling) -> String {
+    let what = if other.row.is_some() { "put" } else { "removed" };
+    format!("{what} {} on {}", rfc3339(other.dot.at.wall()), other.dot.by)
 }
 
 /// Where in the list the node of this name or id is.
@@ -515,7 +528,8 @@ impl Control for Desk {
             let expect = expectation(expect)?;
             let edited = self.edit(Edit::RemoveComponent { name: name.clone(), expect }).await?;
             let sources = edited.sources.iter().map(ToString::to_string).collect();
-            Ok(Removed { component: Some(name.to_string()), sources })
+            let settings = edited.settings.iter().map(ToString::to_string).collect();
+            Ok(Removed { component: Some(name.to_string()), sources, settings })
         })
     }
 
@@ -555,7 +569,7 @@ impl Control for Desk {
         Box::pin(async move {
             let expect = expectation(expect)?;
             self.edit(Edit::RemoveSource { name: name.clone(), expect }).await?;
-            Ok(Removed { component: None, sources: vec![name.to_string()] })
+            Ok(Removed { component: None, sources: vec![name.to_string()], settings: Vec::new() })
         })
     }
 
@@ -564,6 +578,28 @@ impl Control for Desk {
             let edited = self.edit(Edit::EnableSource { name: name.clone(), enabled }).await?;
             Ok(answer(name.as_str(), edited))
         })
+    }
+
+    fn put_setting(
+        &self,
+        key: CfgKey,
+        value: Bytes,
+        secret: bool,
+        expect: Expect,
+    ) -> BoxFuture<'_, Result<PutAnswer, ApiError>> {
+        Box::pin(self.put_setting(key, value, secret, expect))
+    }
+
+    fn get_setting(&self, key: CfgKey) -> BoxFuture<'_, Result<CfgView, ApiError>> {
+        Box::pin(async move { self.get_setting(&key) })
+    }
+
+    fn list_settings(&self) -> BoxFuture<'_, Result<List<CfgView>, ApiError>> {
+        Box::pin(async move { Ok(self.list_settings()) })
+    }
+
+    fn delete_setting(&self, key: CfgKey, force: bool, expect: Expect) -> BoxFuture<'_, Result<Removed, ApiError>> {
+        Box::pin(self.delete_setting(key, force, expect))
     }
 
     fn list_nodes(&self) -> BoxFuture<'_, Result<List<NodeView>, ApiError>> {

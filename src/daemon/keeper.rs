@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::catalog::Catalog;
 use super::clock::Clock;
 use super::driver::Message;
 use crate::activation::Fact;
@@ -53,6 +54,7 @@ pub(crate) enum Order {
 #[derive(Debug)]
 pub(crate) struct Workshop {
     pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) logs: Arc<LogBook>,
     pub(crate) forwarder: Arc<Forwarder>,
     pub(crate) messages: mpsc::Sender<Message>,
@@ -167,8 +169,12 @@ impl Work {
     }
 
     async fn start(&self, component: Arc<Component>, fingerprint: String) {
-        let (id, cfg) = (self.id.clone(), Vec::new());
-        let spec = InstanceSpec { id, component: Arc::clone(&component), version: fingerprint, cfg };
+        // Never older than what the fingerprint covers; if it is newer, the next fingerprint replaces this instance.
+        let cfg = match self.workshop.catalog.hand_out(&component) {
+            Ok(cfg) => cfg,
+            Err(reason) => return self.start_failed(Phase::Start, reason).await,
+        };
+        let spec = InstanceSpec { id: self.id.clone(), component: Arc::clone(&component), version: fingerprint, cfg };
         // On a task of its own: a panic in a runtime must not leave the core waiting for an answer.
         let (runtime, progress) = (Arc::clone(&self.workshop.runtime), self.progress());
         let started = telemetry::spawn("start", async move { runtime.start(&spec, progress).await });

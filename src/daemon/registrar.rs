@@ -18,8 +18,9 @@ use super::driver::Message;
 use super::duty::{self, Duties};
 use super::history;
 use crate::crdt::replica::{Lag, Output, Replica};
-use crate::crdt::{Change, Expect, Hlc, Key, Kind, PutError, Registry, Version, Write, Written};
+use crate::crdt::{Change, Expect, Hlc, Key, Kind, PutError, Registry, Row, Version, Write, Written};
 use crate::id::{ComponentName, NodeId, SourceName};
+use crate::model::cfg::{CfgKey, CfgName};
 use crate::model::duty::Duty;
 use crate::model::{Component, Invalid, Source, suggest};
 use crate::rollout::{Outcome, Why};
@@ -82,6 +83,18 @@ pub(crate) enum Edit {
         name: SourceName,
         expect: Expect,
     },
+    /// The row keeps the value, sealed if it is a secret.
+    PutSetting {
+        key: CfgKey,
+        row: Row,
+        expect: Expect,
+    },
+    RemoveSetting {
+        key: CfgKey,
+        /// Also if components could not start without it.
+        force: bool,
+        expect: Expect,
+    },
     /// The node may never come back: `maelctl node rm`.
     RemoveNode {
         node: NodeId,
@@ -102,6 +115,8 @@ pub(crate) struct Edited {
     pub(crate) warnings: Vec<String>,
     /// Sources that were removed with their component.
     pub(crate) sources: Vec<SourceName>,
+    /// Settings of a component alone that were removed with it.
+    pub(crate) settings: Vec<CfgName>,
 }
 
 /// Why a change was refused. State: nothing was changed.
@@ -115,6 +130,8 @@ pub(crate) enum EditError {
     Taken { other: SourceName },
     #[error("component {name} {problem}")]
     NoRevision { name: ComponentName, problem: String },
+    #[error("{key} is used by {}, which could not start without it", names(.users))]
+    InUse { key: CfgKey, users: Vec<ComponentName> },
     #[error("{0}")]
     Stale(PutError),
     #[error("{0}")]
@@ -360,8 +377,14 @@ impl Desk {
     /// Checks a change and makes it in memory. The definitions follow at once, so that the next of the batch sees it.
     fn write(&mut self, edit: Edit) -> Result<(Edited, Written), EditError> {
         let now = Clock::wall();
-        let mut edited =
-            Edited { version: None, created: false, changed: false, warnings: Vec::new(), sources: Vec::new() };
+        let mut edited = Edited {
+            version: None,
+            created: false,
+            changed: false,
+            warnings: Vec::new(),
+            sources: Vec::new(),
+            settings: Vec::new(),
+        };
         let writes = match edit {
             Edit::PutComponent { name, doc, expect } => {
                 let component = Component::parse(&name, &doc).map_err(EditError::Invalid)?;
@@ -391,6 +414,11 @@ impl Desk {
                     writes.push(Write { key: key(Kind::SOURCE, source.as_str())?, row: None, expect: Expect::Any });
                 }
                 writes.push(history::removed(&name)?);
+                edited.settings = definitions.settings.own(&name).cloned().collect();
+                for setting in &edited.settings {
+                    let setting = CfgKey { component: Some(name.clone()), name: setting.clone() };
+                    writes.push(Write { key: setting_key(&setting)?, row: None, expect: Expect::Any });
+                }
                 writes.push(Write { key: key(Kind::COMPONENT, name.as_str())?, row: None, expect });
                 writes
             }
@@ -419,6 +447,30 @@ impl Desk {
                     return Err(missing("source", name.as_str(), definitions.sources.keys().map(|n| n.as_str())));
                 }
                 vec![Write { key: key(Kind::SOURCE, name.as_str())?, row: None, expect }]
+            }
+            Edit::PutSetting { key, row, expect } => {
+                let definitions = self.catalog.read();
+                edited.created = definitions.settings.get(&key).is_none();
+                if let Some(component) = &key.component
+                    && definitions.component(component).is_none()
+                {
+                    edited.warnings = vec![format!("component {component} does not exist yet")];
+                }
+                vec![Write { key: setting_key(&key)?, row: Some(row), expect }]
+            }
+            Edit::RemoveSetting { key, force, expect } => {
+                let definitions = self.catalog.read();
+                let settings = &definitions.settings;
+                if settings.get(&key).is_none() {
+                    let known: Vec<CfgKey> = settings.iter().map(|(known, _)| known).collect();
+                    let alike = known.iter().filter(|known| known.component == key.component);
+                    return Err(missing("setting", key.name.as_str(), alike.map(|known| known.name.as_str())));
+                }
+                let users = settings.needed_by(&key);
+                if !force && !users.is_empty() {
+                    return Err(EditError::InUse { key, users });
+                }
+                vec![Write { key: setting_key(&key)?, row: None, expect }]
             }
             Edit::RemoveNode { node } => {
                 let row = Some(duty::removed_row());
@@ -509,12 +561,18 @@ impl Desk {
             self.removed.send_replace(duty::removed_nodes(self.replica.registry()));
             self.duties.send_replace(duty::duties(self.replica.registry()));
         }
-        let components: Vec<ComponentName> = keys
+        let mut components: Vec<ComponentName> = keys
             .iter()
             .filter(|key| key.kind() == Kind::COMPONENT)
             .inspect(|key| tracing::debug!(component = key.name(), "in effect here"))
             .filter_map(|key| key.name().parse().ok())
             .collect();
+        let settings = keys.iter().filter(|key| key.kind() == Kind::CONFIG);
+        let settings: Vec<CfgKey> = settings.filter_map(|key| CfgKey::from_row_name(key.name())).collect();
+        if !settings.is_empty() {
+            let definitions = self.catalog.read();
+            components.extend(settings.iter().flat_map(|key| definitions.settings.users(key)).cloned());
+        }
         if !components.is_empty() {
             // Closed means that the daemon is leaving; the change is durable and the next start acts on it.
             let _ = self.messages.blocking_send(Message::Changed(components));
@@ -573,6 +631,21 @@ fn acknowledge(pending: Vec<Pending>) {
 
 fn key(kind: Kind, name: &str) -> Result<Key, EditError> {
     Key::new(kind, name).map_err(|error| EditError::Refused(error.to_string()))
+}
+
+fn setting_key(setting: &CfgKey) -> Result<Key, EditError> {
+    key(Kind::CONFIG, &setting.row_name())
+}
+
+/// The names of the first components of a list, and how many more there are.
+fn names(components: &[ComponentName]) -> String {
+    /// As many as fit two lines of a terminal.
+    const SHOWN: usize = 8;
+    let mut shown: Vec<String> = components.iter().take(SHOWN).map(|name| format!("component {name}")).collect();
+    if components.len() > SHOWN {
+        shown.push(format!("{} more", components.len() - SHOWN));
+    }
+    shown.join(", ")
 }
 
 fn missing<'a>(kind: &'static str, name: &str, names: impl Iterator<Item = &'a str>) -> EditError {

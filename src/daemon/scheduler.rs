@@ -54,8 +54,8 @@ pub(crate) struct Task {
     questions: mpsc::Receiver<Question>,
     /// All nodes as they were last told.
     nodes: BTreeMap<NodeId, Node>,
-    /// What a definition means for placement: making its fingerprint takes longer than all the rest.
-    definitions: BTreeMap<ComponentName, (Arc<Component>, Definition)>,
+    /// What a definition with these settings means for placement: making its fingerprint takes longer than all the rest.
+    definitions: BTreeMap<ComponentName, (Arc<Component>, Option<String>, Definition)>,
 }
 
 impl Task {
@@ -146,16 +146,20 @@ impl Task {
     }
 
     fn definition(&mut self, name: &ComponentName) -> Option<Definition> {
-        let Some(component) = self.catalog.read().component(name).map(|entry| Arc::clone(&entry.value)) else {
+        let read = self.catalog.read();
+        let Some(component) = read.component(name).map(|entry| Arc::clone(&entry.value)) else {
             self.definitions.remove(name);
             return None;
         };
-        let known = self.definitions.get(name).filter(|(known, _)| Arc::ptr_eq(known, &component));
-        let definition = match known {
-            Some((_, definition)) => definition.clone(),
-            None => Definition::of(&component, &fingerprint(&component)),
+        let mark = read.settings.mark(&component);
+        drop(read);
+        let is_same =
+            |known: &Arc<Component>, marked: &Option<String>| Arc::ptr_eq(known, &component) && *marked == mark;
+        let definition = match self.definitions.get(name).filter(|(known, marked, _)| is_same(known, marked)) {
+            Some((_, _, definition)) => definition.clone(),
+            None => Definition::of(&component, &fingerprint(&component, mark.as_deref())),
         };
-        self.definitions.insert(name.clone(), (component, definition.clone()));
+        self.definitions.insert(name.clone(), (component, mark, definition.clone()));
         Some(definition)
     }
 

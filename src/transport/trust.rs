@@ -167,7 +167,8 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn derive(secret: &Secret, label: &[u8], context: &[u8]) -> Result<[u8; 32], TrustError> {
+/// A key that follows from the secret of a cluster. The label says for what: no two uses share one.
+pub(crate) fn derive(secret: &Secret, label: &[u8], context: &[u8]) -> Result<[u8; 32], TrustError> {
     let mut key = [0; 32];
     hkdf::Salt::new(hkdf::HKDF_SHA256, b"maelstrom 1")
         .extract(secret.as_bytes())

@@ -79,6 +79,37 @@ pub struct Removed {
     pub component: Option<String>,
     /// The event sources that were removed.
     pub sources: Vec<String>,
+    /// The settings that were removed; with a component those of it alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub settings: Vec<String>,
+}
+
+/// A setting. Of a secret neither the value nor its length is ever shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CfgView {
+    /// Unique for its component, or among those for all.
+    pub name: String,
+    /// Whose; none is for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
+    /// Whether the value is sealed.
+    pub secret: bool,
+    /// None if it is a secret, no text, or in a list and longer than 1 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Bytes of the value; none of a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// The components that are given it.
+    #[serde(default)]
+    pub users: Vec<String>,
+    /// Changes with every put.
+    pub version: String,
+    /// RFC 3339: when it was put.
+    pub updated_at: String,
+    /// Set while two puts at the same moment have not been resolved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<ConflictView>,
 }
 
 /// Instances by state.

@@ -15,7 +15,8 @@ use crate::admin::api::{ApiError, BODY_MAX, Change, Code, Control, Expect, LogQu
 use crate::admin::server::body::{self, Body};
 use crate::admin::server::query::{self, Query};
 use crate::admin::server::{REQUEST_TIMEOUT, events, guard};
-use crate::id::{NameError, NodeName};
+use crate::id::NodeName;
+use crate::model::cfg::CfgKey;
 use crate::model::duty::Duty;
 
 /// The description of everything here, for people and generators.
@@ -37,6 +38,8 @@ enum Place {
     Source,
     Enable,
     Disable,
+    Settings,
+    Setting,
     Nodes,
     Node,
     Duty(Duty),
@@ -60,6 +63,8 @@ const TABLE: &[(&str, Place, &[Method])] = &[
     ("/v1/sources/{name}", Place::Source, &[Method::GET, Method::PUT, Method::DELETE]),
     ("/v1/sources/{name}/enable", Place::Enable, &[Method::POST]),
     ("/v1/sources/{name}/disable", Place::Disable, &[Method::POST]),
+    ("/v1/cfg", Place::Settings, &[Method::GET]),
+    ("/v1/cfg/{name}", Place::Setting, &[Method::GET, Method::PUT, Method::DELETE]),
     ("/v1/nodes", Place::Nodes, &[Method::GET]),
     ("/v1/nodes/{name}", Place::Node, &[Method::GET, Method::DELETE]),
     ("/v1/nodes/{name}/drain", Place::Duty(Duty::Draining), &[Method::POST]),
@@ -182,6 +187,11 @@ impl Asked<'_> {
                 self.query(&[])?;
                 Ok(put(&control.set_source_enabled(self.name()?, place == Place::Enable).await?))
             }
+            Place::Settings => {
+                self.query(&[])?;
+                Ok(body::json(ok, &control.list_settings().await?))
+            }
+            Place::Setting => self.setting(body).await,
             Place::Nodes => {
                 self.query(&[])?;
                 Ok(body::json(ok, &control.list_nodes().await?))
@@ -262,6 +272,28 @@ impl Asked<'_> {
         Ok(body::versioned(StatusCode::OK, &view.version, &view))
     }
 
+    /// The body of a put is the value, byte for byte.
+    async fn setting(&self, body: Incoming) -> Result<Response<Body>, ApiError> {
+        let known: &[&str] = match self.head.method {
+            Method::PUT => &["component", "secret"],
+            Method::DELETE => &["component", "force"],
+            _ => &["component"],
+        };
+        let query = self.query(known)?;
+        let key = CfgKey { component: query.parsed("component")?, name: self.name()? };
+        if self.head.method == Method::PUT {
+            let (secret, expect) = (query.flag("secret")?, self.expect()?);
+            let value = body::read(body, BODY_MAX).await?;
+            return Ok(put(&self.control.put_setting(key, value, secret, expect).await?));
+        }
+        if self.head.method == Method::DELETE {
+            let removed = self.control.delete_setting(key, query.flag("force")?, self.expect()?).await?;
+            return Ok(body::json(StatusCode::OK, &removed));
+        }
+        let view = self.control.get_setting(key).await?;
+        Ok(body::versioned(StatusCode::OK, &view.version, &view))
+    }
+
     async fn invoke(&self, body: Incoming) -> Result<Response<Body>, ApiError> {
         let query = self.query(events::QUERY)?;
         events::invoke(self.control, self.name()?, &query, &self.head.headers, body).await
@@ -288,7 +320,7 @@ impl Asked<'_> {
     }
 
     /// The name in the path.
-    fn name<N: FromStr<Err = NameError>>(&self) -> Result<N, ApiError> {
+    fn name<N: FromStr<Err: std::fmt::Display>>(&self) -> Result<N, ApiError> {
         let name = query::decode(self.name)?;
         name.parse().map_err(|error| ApiError::invalid(format!("name {name:?} {error}")))
     }
