@@ -7,6 +7,7 @@ use clap::Subcommand;
 use crate::context::Context;
 use crate::exit::Failure;
 
+mod cfg;
 mod comp;
 mod completions;
 mod es;
@@ -27,6 +28,9 @@ pub(crate) enum Command {
     /// Event sources: what makes it run
     #[command(subcommand, alias = "source", alias = "sources")]
     Es(es::Es),
+    /// Settings and secrets: what it is told
+    #[command(subcommand, alias = "config")]
+    Cfg(cfg::Cfg),
     /// Nodes: where it runs
     #[command(subcommand, alias = "nodes")]
     Node(node::Node),
@@ -52,6 +56,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Failu
     match command {
         Command::Comp(command) => comp::run(command, context).await,
         Command::Es(command) => es::run(command, context).await,
+        Command::Cfg(command) => cfg::run(command, context).await,
         Command::Node(command) => node::run(command, context).await,
         Command::Explain(command) => explain::run(command, context).await,
         Command::Ps(args) => ps::run(&args, context).await,

@@ -33,6 +33,16 @@ pub(crate) fn sources() -> ArgValueCandidates {
     })
 }
 
+/// Names of settings.
+pub(crate) fn settings() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        ask(async |client| {
+            let list = client.settings().await.ok()?;
+            Some(list.items.into_iter().map(|setting| setting.name).collect())
+        })
+    })
+}
+
 /// Ids of instances.
 pub(crate) fn instances() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {

@@ -19,6 +19,7 @@ Examples:
   maelctl comp put hello --image nginx:1 --port 80
   maelctl comp put hello --command './hello --fast' --min 1 --env LEVEL=info
   maelctl comp put hello -f hello.yml --memory 256MiB --wait
+  maelctl comp put hello --image hello:2 --cfg DATABASE_URL --cfg TLS_KEY=/etc/tls.key
   maelctl comp show hello -o json | jq -c .definition | maelctl comp put twin -f -
 ";
 
@@ -66,6 +67,9 @@ struct What {
     /// Environment; adds to that of the file
     #[arg(long = "env", short, value_name = "NAME=VALUE", value_parser = cli::pair)]
     env: Vec<(String, String)>,
+    /// A setting it gets, as a variable or a file (see `maelctl cfg`); all of them replace those of the file
+    #[arg(long = "cfg", value_name = "NAME[=VARIABLE|=/PATH|=./FILE]")]
+    cfg: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -232,6 +236,7 @@ impl What {
         doc.set("cwd", self.cwd);
         doc.set("port", self.port);
         doc.pairs("env", self.env);
+        doc.set("cfg", (!self.cfg.is_empty()).then_some(self.cfg));
     }
 }
 
@@ -323,7 +328,7 @@ mod tests {
 
     #[test]
     fn every_flag_ends_in_a_field_that_a_component_has() {
-        let line = "put api --image nginx:1 --command x --port 80 --env A=1 --min 1 --max 3 --per-node 2 \
+        let line = "put api --image nginx:1 --command x --port 80 --env A=1 --cfg B --min 1 --max 3 --per-node 2 \
                     --concurrency 10 --concurrency-target 8 --memory 64MiB --memory-limit 128MiB --cpu 0.5 --queue 5 \
                     --max-body 1MiB --idle 5m --freeze-after never --start-timeout 10s --request-timeout 20s \
                     --health-path /h --health-interval 5s --health-timeout 1s --health-failures 3 \

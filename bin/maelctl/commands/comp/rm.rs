@@ -1,4 +1,4 @@
-//! `maelctl comp rm`: removes components with their event sources.
+//! `maelctl comp rm`: removes components with their event sources and their own settings.
 
 use maelstrom::admin::api::Expect;
 use maelstrom::admin::client::Kind;
@@ -37,6 +37,9 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
                 text.push_str(&format!("component {name} removed\n"));
                 for source in &removed.sources {
                     text.push_str(&format!("event source {source} removed\n"));
+                }
+                for setting in &removed.settings {
+                    text.push_str(&format!("setting {setting} of component {name} removed\n"));
                 }
             }
             context.data(text.as_bytes())
