@@ -148,7 +148,7 @@ impl Definitions {
     pub(crate) fn revisions(&self, name: &ComponentName) -> Option<Revisions> {
         let entry = self.component(name)?;
         let kept = self.revisions.get(name).map(super::history::read).unwrap_or_default();
-        Some(kept.with(fingerprint(&entry.value), entry.updated))
+        Some(kept.with(self.fingerprint(&entry.value), entry.updated))
     }
 
     /// What changes whenever a component or its revisions do; none if there is no such component.

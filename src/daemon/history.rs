@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::catalog::{Definitions, ROW_FORMAT, fingerprint};
+use super::catalog::{Definitions, ROW_FORMAT};
 use super::registrar::EditError;
 use crate::crdt::row::ROW_MAX;
 use crate::crdt::{Expect, Key, Kind, Register, Row, Write};
@@ -40,7 +40,7 @@ pub(crate) fn replaced(
     now: Wall,
 ) -> Result<Option<Write>, EditError> {
     let Some(current) = definitions.component(&new.name) else { return Ok(None) };
-    let (before, after) = (fingerprint(&current.value), fingerprint(new));
+    let (before, after) = (definitions.fingerprint(&current.value), definitions.fingerprint(new));
     if before == after {
         return Ok(None);
     }
@@ -71,7 +71,7 @@ pub(crate) fn marked(
 
 /// The revision in force.
 pub(crate) fn in_force(definitions: &Definitions, name: &ComponentName) -> Option<Revision> {
-    let fingerprint = fingerprint(&definitions.component(name)?.value);
+    let fingerprint = definitions.fingerprint(&definitions.component(name)?.value);
     definitions.revisions(name)?.newest_of(&fingerprint).cloned()
 }
 

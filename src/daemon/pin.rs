@@ -113,7 +113,9 @@ mod tests {
             let row = row(&before.to_doc());
             registry.put(Kind::COMPONENT, "api", row, Expect::Any, Wall(1)).expect("written");
         }
-        Catalog::new(Definitions::of(&registry), Arc::default())
+        let secret = crate::transport::token::Secret::from_bytes([1; 32]);
+        let seal = crate::daemon::seal::Seal::new(crate::id::ClusterId(1), &secret).expect("a key");
+        Catalog::new(Definitions::of(&registry), Arc::default(), seal)
     }
 
     fn runs(component: &Component) -> String {
