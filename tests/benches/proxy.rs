@@ -9,25 +9,24 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use maelstrom::telemetry;
-use rustix::process::{Pid, Signal};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+#[path = "../support/backend.rs"]
+mod backend;
+#[path = "../support/bench.rs"]
+mod bench;
+
+use bench::{Lines, Process, START, exchange, free_address, median, number, start_backend, wait_for_answer};
 
 /// The host by which all proxies find the backend.
 const HOST: &str = "bench.localhost";
 /// Alone, to see the latency that a proxy adds; and enough to keep it busy.
 const CONNECTIONS: [u32; 2] = [1, 64];
-/// Ticks of `/proc/<pid>/stat` in a second: fixed in the kernel's interface on all machines that we build for.
-const TICKS_PER_SECOND: f64 = 100.0;
-/// How long a proxy may take until its first answer.
-const START: Duration = Duration::from_secs(15);
 const OURS: &str = "maelstrom";
 const RATIO_AT: u32 = 64;
 
@@ -42,7 +41,8 @@ end
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let result = if arguments.iter().any(|argument| argument == "--backend") { backend() } else { compare(&arguments) };
+    let result =
+        if arguments.iter().any(|argument| argument == "--backend") { backend::run() } else { compare(&arguments) };
     match result {
         Ok(code) => code,
         Err(error) => {
@@ -76,7 +76,7 @@ fn compare(arguments: &[String]) -> anyhow::Result<ExitCode> {
     let script = folder.path().join("report.lua");
     fs::write(&script, REPORT)?;
 
-    let (_backend, backend) = start_backend().context("the backend did not start")?;
+    let (_backend, backend) = start_backend(HOST).context("the backend did not start")?;
     let mut peers = vec![Peer { name: "direct", address: backend, process: None }];
     let mut absent = Vec::new();
     for (name, start) in [
@@ -113,12 +113,6 @@ fn compare(arguments: &[String]) -> anyhow::Result<ExitCode> {
     Ok(if absent.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn number(arguments: &[String], name: &str, default: u64) -> anyhow::Result<u64> {
-    let Some(at) = arguments.iter().position(|argument| argument == name) else { return Ok(default) };
-    let text = arguments.get(at + 1).with_context(|| format!("{name} needs a number"))?;
-    text.parse().ok().filter(|number| *number > 0).with_context(|| format!("{name} {text}: not a number above 0"))
-}
-
 // ---- measuring ------------------------------------------------------------------------------------------------------
 
 fn measure(peer: &Peer, connections: u32, seconds: u64, script: &Path) -> anyhow::Result<Sample> {
@@ -139,17 +133,6 @@ fn measure(peer: &Peer, connections: u32, seconds: u64, script: &Path) -> anyhow
     Ok(Sample { rps: requests * 1e6 / duration_us, p50_us, p99_us, cpu_us: cpu * 1e6 / requests })
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        count if count % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
-        _ => values[middle],
-    }
-}
-
 fn report(peers: &[Peer], samples: &BTreeMap<(&str, u32), Vec<Sample>>) {
     type Column = (&'static str, fn(&Sample) -> f64);
     const COLUMNS: [Column; 4] =
@@ -158,7 +141,7 @@ fn report(peers: &[Peer], samples: &BTreeMap<(&str, u32), Vec<Sample>>) {
         let found = samples.iter().find(|(key, _)| **key == (name, connections));
         median(found.into_iter().flat_map(|(_, list)| list).map(column))
     };
-    let mut lines = Vec::new();
+    let mut lines = Lines::default();
     println!("\n{:<10} {:>5} {:>10} {:>9} {:>9} {:>12}", "proxy", "conns", "req/s", "p50 us", "p99 us", "cpu us/req");
     for connections in CONNECTIONS {
         for peer in peers {
@@ -171,7 +154,7 @@ fn report(peers: &[Peer], samples: &BTreeMap<(&str, u32), Vec<Sample>>) {
                 }
                 let digits = usize::from(column == "cpu_us") * 2;
                 print!(" {value:>width$.digits$}");
-                lines.push(format!("proxy.{}_c{connections}_{column}={value:.digits$}", peer.name));
+                lines.put(&format!("proxy.{}_c{connections}_{column}", peer.name), value, digits);
             }
             println!();
         }
@@ -179,33 +162,23 @@ fn report(peers: &[Peer], samples: &BTreeMap<(&str, u32), Vec<Sample>>) {
     for peer in peers.iter().filter(|peer| peer.process.is_some()) {
         for (column, value) in [COLUMNS[1], COLUMNS[2]] {
             let added = of(peer.name, 1, value) - of("direct", 1, value);
-            lines.push(format!("proxy.{}_c1_added_{column}={added:.0}", peer.name));
+            lines.put(&format!("proxy.{}_c1_added_{column}", peer.name), added, 0);
         }
     }
     // Of each round by itself: what slows the machine for a while slows both.
     if let (Some(ours), Some(theirs)) = (samples.get(&(OURS, RATIO_AT)), samples.get(&("nginx", RATIO_AT))) {
         let ratio = median(ours.iter().zip(theirs).map(|(ours, theirs)| ours.cpu_us / theirs.cpu_us));
-        lines.push(format!("proxy.cpu_ratio_vs_nginx={ratio:.3}"));
+        lines.put("proxy.cpu_ratio_vs_nginx", ratio, 3);
     }
-    println!("\n{}", lines.join("\n"));
+    lines.print();
 }
 
 // ---- the proxies ----------------------------------------------------------------------------------------------------
 
 fn start_nginx(folder: &Path, backend: SocketAddr) -> anyhow::Result<(Process, SocketAddr)> {
     let address = free_address()?;
-    let home = folder.join("nginx");
-    fs::create_dir(&home)?;
-    let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
-    let config = format!(
-        "{user} daemon off; worker_processes 1; pid nginx.pid; error_log stderr error;
-events {{ worker_connections 1024; }}
-http {{
-    access_log off;
-    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-    keepalive_requests 1000000000;
-    upstream backend {{ server {backend}; keepalive 128; keepalive_requests 1000000000; }}
+    let blocks = format!(
+        "    upstream backend {{ server {backend}; keepalive 128; keepalive_requests 1000000000; }}
     server {{ listen {address} default_server; return 404; }}
     server {{
         listen {address}; server_name {HOST};
@@ -215,15 +188,10 @@ http {{
             proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Host $http_host;
             proxy_set_header X-Forwarded-Proto $scheme;
         }}
-    }}
-}}
-"
+    }}"
     );
-    fs::write(home.join("nginx.conf"), config)?;
-    let mut command = Command::new("nginx");
-    command.arg("-p").arg(&home).args(["-c", "nginx.conf", "-e", "stderr"]);
-    let process = Process::start(command)?;
-    wait_for_answer(address)?;
+    let process = bench::start_nginx(&folder.join("nginx"), &blocks)?;
+    wait_for_answer(address, HOST)?;
     Ok((process, address))
 }
 
@@ -254,7 +222,7 @@ backend back
     let mut command = Command::new("haproxy");
     command.arg("-db").arg("-f").arg(&file);
     let process = Process::start(command)?;
-    wait_for_answer(address)?;
+    wait_for_answer(address, HOST)?;
     Ok((process, address))
 }
 
@@ -281,7 +249,7 @@ fn start_ours(folder: &Path, _backend: SocketAddr) -> anyhow::Result<(Process, S
     });
     put(api, "/v1/components/bench", &component)?;
     put(api, "/v1/sources/bench", &serde_json::json!({"component": "bench", "http": {"host": HOST}}))?;
-    wait_for_answer(address)?;
+    wait_for_answer(address, HOST)?;
     Ok((process, address))
 }
 
@@ -300,29 +268,6 @@ fn put(api: SocketAddr, path: &str, body: &serde_json::Value) -> anyhow::Result<
     Ok(())
 }
 
-/// Sends and reads until the other side closes.
-fn exchange(address: SocketAddr, request: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(START))?;
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
-}
-
-fn wait_for_answer(address: SocketAddr) -> anyhow::Result<()> {
-    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
-    let end = Instant::now() + START;
-    loop {
-        let answer = exchange(address, &request);
-        if matches!(&answer, Ok(text) if text.starts_with("HTTP/1.1 200")) {
-            return Ok(());
-        }
-        ensure!(Instant::now() < end, "no 200 from {address} within {START:?}: {answer:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn wait_for_port(address: SocketAddr, process: &mut Process) -> anyhow::Result<()> {
     let end = Instant::now() + START;
     while TcpStream::connect(address).is_err() {
@@ -333,105 +278,4 @@ fn wait_for_port(address: SocketAddr, process: &mut Process) -> anyhow::Result<(
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
-}
-
-/// An address that was free a moment ago.
-fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
-/// A program that ends with this value, by a signal that lets it end its own children.
-struct Process(Child);
-
-impl Process {
-    fn start(mut command: Command) -> anyhow::Result<Self> {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-        child.map(Self).with_context(|| format!("{:?} did not start", command.get_program()))
-    }
-
-    /// Processor time of the program and its children, less backends, in seconds.
-    fn cpu_seconds(&self) -> f64 {
-        let mut left = vec![self.0.id()];
-        let mut ticks = 0_u64;
-        let this = fs::read_link("/proc/self/exe").ok();
-        while let Some(pid) = left.pop() {
-            if fs::read_link(format!("/proc/{pid}/exe")).ok() == this {
-                continue;
-            }
-            ticks += ticks_of(pid);
-            let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-            for thread in threads {
-                let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-                left.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-            }
-        }
-        ticks as f64 / TICKS_PER_SECOND
-    }
-}
-
-/// User and system time of all threads of a process, past ones included.
-fn ticks_of(pid: u32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name may hold spaces; fields 14 and 15 are 12 and 13 from 1 behind it.
-    let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-    fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
-            let _ = rustix::process::kill_process(pid, Signal::TERM);
-        }
-        let end = Instant::now() + Duration::from_secs(10);
-        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-// ---- the backend ----------------------------------------------------------------------------------------------------
-
-fn start_backend() -> anyhow::Result<(Process, SocketAddr)> {
-    let address = free_address()?;
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("--backend").env("PORT", address.port().to_string());
-    let process = Process::start(command)?;
-    wait_for_answer(address)?;
-    Ok((process, address))
-}
-
-/// Answers every request with the same hundred bytes or so, as cheaply as tokio can.
-fn backend() -> anyhow::Result<ExitCode> {
-    let port: u16 = std::env::var("PORT").context("PORT is not set")?.parse().context("PORT is not a port")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    runtime.block_on(async {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
-        loop {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            telemetry::spawn("connection", serve(stream));
-        }
-    })
-}
-
-/// Requests without a body, one after another, until the other side closes or asks to.
-async fn serve(mut stream: tokio::net::TcpStream) {
-    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, world\n";
-    let mut buffer = vec![0; 16 * 1024];
-    let mut filled = 0;
-    loop {
-        match stream.read(&mut buffer[filled..]).await {
-            Ok(count) if count > 0 => filled += count,
-            _ => return,
-        }
-        if buffer[..filled].ends_with(b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&buffer[..filled]).to_ascii_lowercase();
-            filled = 0;
-            if stream.write_all(ANSWER).await.is_err() || head.contains("connection: close") {
-                return;
-            }
-        }
-    }
 }

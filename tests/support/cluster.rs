@@ -79,7 +79,11 @@ impl Cluster {
     /// Starts the node of this place, anew or again, and does not wait until it answers. The first is the seed.
     fn run(&self, dir: PathBuf, index: usize, site: Site) -> Daemon {
         let name = format!("n{index}");
-        let mut more = vec!["--name".to_owned(), name, "--log".to_owned(), "debug,quinn=warn".to_owned()];
+        let mut more = vec!["--name".to_owned(), name];
+        if !self.flags.iter().any(|flag| flag == "--log") {
+            // For people who look for a cause.
+            more.extend(["--log".to_owned(), "debug,quinn=warn".to_owned()]);
+        }
         more.extend(self.flags.iter().map(|flag| flag.replace("{index}", &index.to_string())));
         if let Some(relay) = self.relays.get(index) {
             more.extend(["--advertise".to_owned(), relay.address.to_string()]);
