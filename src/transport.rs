@@ -76,7 +76,7 @@ struct Inner {
     events: mpsc::Sender<Incoming>,
     table: Mutex<Table>,
     data_links: Mutex<Vec<DataLink>>,
-    data_dials: Mutex<BTreeMap<NodeId, Arc<tokio::sync::Mutex<()>>>>,
+    data_dials: Mutex<BTreeMap<NodeId, Arc<data::Dials>>>,
     data_streams: mpsc::Sender<(NodeId, DataStream)>,
     data_arrived: tokio::sync::Mutex<mpsc::Receiver<(NodeId, DataStream)>>,
     limiter: Limiter,
@@ -291,10 +291,11 @@ impl Transport {
         self.close_data(node, Code::Banned);
     }
 
-    /// Ends the data connections to a node that is known to be gone: whoever waits for a stream of it hears so at once,
-    /// and not after the idle timeout.
+    /// Ends the data connections to a node that is known to be gone, and the making of new ones: whoever waits for a
+    /// stream of it hears so at once, and not after a timeout.
     pub fn abandon_data(&self, node: NodeId) {
         self.close_data(node, Code::Unused);
+        data::give_up(&self.0, node);
     }
 
     fn close_data(&self, node: NodeId, code: Code) {

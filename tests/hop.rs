@@ -134,3 +134,70 @@ async fn nonsense_on_a_stream_ends_it_and_nothing_else() {
     assert!(rig.ask(GET).await.starts_with("HTTP/1.1 200"));
     rig.all_released().await;
 }
+
+/// An answer that has begun and whose rest nobody reads.
+async fn stalled(rig: &Rig) -> rig::Client {
+    let mut client = rig.connect().await;
+    client.send("GET /big?8000000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    client.until("\r\n\r\n").await;
+    client
+}
+
+#[tokio::test]
+async fn clients_that_read_nothing_do_not_stop_the_others() {
+    let (instance, seen) = honest().await;
+    let rig = two_nodes(&[instance]).await;
+    let mut clients = Vec::new();
+    for _ in 0..12 {
+        clients.push(stalled(&rig).await);
+    }
+    let sent = || seen.sent.load(Ordering::SeqCst);
+    let mut before = 0;
+    // All that fits is on its way.
+    while sent() != before {
+        before = sent();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let answer = tokio::time::timeout(Duration::from_secs(5), rig.ask(GET)).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn hundreds_of_websockets_are_open_between_two_nodes_at_once() {
+    let (instance, _) = honest().await;
+    let mut many = component();
+    many.concurrency = std::num::NonZeroU32::new(1_000).expect("not 0");
+    let rig = Rig::with(many, Options::default(), &[]).await;
+    rig.set_wide(&[instance], 1_000);
+    let mut sockets = Vec::new();
+    for _ in 0..200 {
+        let mut socket = rig.connect().await;
+        socket.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+        assert!(socket.until("\r\n\r\n").await.starts_with("HTTP/1.1 101"));
+        sockets.push(socket);
+    }
+    for socket in &mut sockets {
+        socket.send("ping").await;
+        assert_eq!(socket.bytes(4).await, "ping");
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_connection_to_a_node_hears_at_once_that_it_is_gone() {
+    let near = rig::quic(1);
+    // A host that says nothing: the port is open, and nobody reads.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address");
+    let asked = near.open_data(NodeId(9), address, rig::PATIENCE);
+    let told = async {
+        // Its first packet shows that it is being dialled.
+        silent.set_nonblocking(true).expect("a socket");
+        let silent = tokio::net::UdpSocket::from_std(silent).expect("a socket");
+        silent.readable().await.expect("a packet");
+        near.abandon_data(NodeId(9));
+        silent
+    };
+    let (opened, _silent) = tokio::join!(asked, told);
+    let error = opened.expect_err("nobody is there").to_string();
+    assert!(error.contains("known to be gone"), "{error}");
+}

@@ -56,11 +56,13 @@ pub(crate) async fn serve(
     requests: TaskTracker,
 ) {
     while let Some((_, stream)) = cluster.transport.accept_data().await {
-        let (receive, send) = stream.into_halves();
         let (catalog, core, forwarder) = (Arc::clone(&catalog), Arc::clone(&core), Arc::clone(&forwarder));
-        let request = async move {
-            forwarder.serve_peer(&core, |name| catalog.live(name), PeerStream { send, receive }).await;
-        };
+        // Large, and on its way to a task it would be copied several times.
+        let request = Box::pin(async move {
+            let abandoned = stream.abandoned();
+            let (receive, send) = stream.into_halves();
+            forwarder.serve_peer(&core, |name| catalog.live(name), PeerStream { send, receive }, abandoned).await;
+        });
         telemetry::spawn("peer request", requests.track_future(request));
     }
 }

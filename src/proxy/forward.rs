@@ -14,7 +14,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::io::AsyncWrite;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -347,11 +347,12 @@ impl Forwarder {
         }
     }
 
-    /// Serves a request of another node with an instance of this one. `find` knows the components. Returns when the
-    /// answer was taken, or nobody wants it any more.
-    pub async fn serve_peer<F>(&self, core: &Arc<dyn Intake>, find: F, stream: PeerStream)
+    /// Serves a request of another node with an instance of this one. `find` knows the components, `abandoned` ends
+    /// when the other node wants no answer any more. Returns when the answer was taken, or then.
+    pub async fn serve_peer<F, A>(&self, core: &Arc<dyn Intake>, find: F, stream: PeerStream, abandoned: A)
     where
         F: FnOnce(&ComponentName) -> Option<(Arc<Component>, Arc<Gate>)>,
+        A: Future<Output = ()>,
     {
         let (asked, frames) = match hop::serve::read_head(stream.receive).await {
             Ok(read) => read,
@@ -364,6 +365,7 @@ impl Forwarder {
             biased;
             switched = self.serve_one(core, live, asked, payload, &mut send) => switched,
             () = feed.run() => None,
+            () = abandoned => None,
         };
         if let Some((instance, lease, link)) = switched {
             let stream = PeerStream { send, receive: feed.into_raw() };
@@ -401,7 +403,8 @@ impl Forwarder {
                 self.deliver(&mut errand, asked.into_request(payload), None, Some(go)).await
             }
         };
-        let written = match delivered {
+        // Whether it was sent is noticed by whoever waits for it.
+        let _ = match delivered {
             Ok(Delivered::Here { mut response, link, lease, timing }) => {
                 let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 let instance = switched.then(|| hyper::upgrade::on(&mut response));
@@ -410,7 +413,7 @@ impl Forwarder {
                 let (status, headers) = (parts.status, parts.headers);
                 Answered { status, headers, instance: id, wait, connect, first_byte }.put(&mut buf);
                 if let Some(instance) = instance {
-                    let written = send.write_all_buf(&mut buf).await.is_ok() && send.flush().await.is_ok();
+                    let written = hop::ask::write(send, &mut buf, false).await.is_ok();
                     return written.then_some((instance, lease, link));
                 }
                 let mut body = Body::streamed(body, link, lease);
@@ -420,13 +423,9 @@ impl Forwarder {
             Ok(Delivered::There { .. }) => Ok(()),
             Err(failure) => {
                 hop::wire::put_failure(&mut buf, &failure);
-                send.write_all_buf(&mut buf).await
+                hop::ask::write(send, &mut buf, true).await
             }
         };
-        if written.is_ok() {
-            // Fails if the other side has gone, which is its affair.
-            let _ = send.shutdown().await;
-        }
         None
     }
 

@@ -2,7 +2,10 @@
 //!
 //! `ask` is the side where it came in, `serve` the other; `wire` says what their bytes are. A request never makes
 //! a second hop: who serves one looks for a slot on its own node only. The slot is held until the last byte of the
-//! answer was taken by the stream. Either side ends all of it by closing its half early.
+//! answer was taken by the stream.
+//!
+//! Each side ends its half with the last thing that it says, in the same packet. Who wants no more lets go of what it
+//! reads, and the other side is told: so a client that leaves cancels its request.
 //!
 //! Knows nothing of how streams are made: [`Peers`] opens them, and whoever accepts them hands them in.
 

@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of what is in a stream.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -10,11 +11,12 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{Mutex, Notify};
 
-use super::Inner;
 use super::close::{Code, DialError};
+use super::{Inner, settings};
 use crate::id::NodeId;
 use crate::telemetry;
 
@@ -36,6 +38,12 @@ impl DataStream {
     #[must_use]
     pub fn into_halves(self) -> (DataIncoming, DataOutgoing) {
         (Box::new(self.receive), Box::new(self.send))
+    }
+
+    /// Ends when the other side wants no more of what this one writes: it dropped its reading half, or is gone.
+    pub fn abandoned(&self) -> impl Future<Output = ()> + Send + use<> {
+        let stopped = self.send.stopped();
+        async move { drop(stopped.await) }
     }
 
     /// Breaks both directions off: the other side sees an error and not an end.
@@ -81,7 +89,7 @@ pub(super) async fn open(
     let opened = async {
         let connection = match find(inner, node) {
             Some(connection) => connection,
-            None => dial(inner, node, address).await?,
+            None => dial_unless_gone(inner, node, address).await?,
         };
         let (send, receive) = connection.open_bi().await.map_err(|error| DialError::of(&error))?;
         Ok(DataStream { send, receive })
@@ -89,13 +97,41 @@ pub(super) async fn open(
     tokio::time::timeout(deadline, opened).await.unwrap_or(Err(DialError::TimedOut))
 }
 
+/// Who dials a node.
+#[derive(Debug, Default)]
+pub(super) struct Dials {
+    turn: Mutex<()>,
+    /// The node is known to be gone.
+    gone: Notify,
+}
+
+fn dials(inner: &Inner, node: NodeId) -> Arc<Dials> {
+    let mut all = inner.data_dials.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(all.entry(node).or_default())
+}
+
+/// Whoever dials a node hears at once that it is gone.
+pub(super) fn give_up(inner: &Inner, node: NodeId) {
+    dials(inner, node).gone.notify_waiters();
+}
+
+async fn dial_unless_gone(inner: &Arc<Inner>, node: NodeId, address: SocketAddr) -> Result<Connection, DialError> {
+    let dials = dials(inner, node);
+    tokio::select! {
+        biased;
+        () = dials.gone.notified() => Err(DialError::Failed("the node is known to be gone".to_owned())),
+        dialled = dial(inner, &dials.turn, node, address) => dialled,
+    }
+}
+
 /// One dial per node at a time: whoever waited finds the connection of the one before.
-async fn dial(inner: &Arc<Inner>, node: NodeId, address: SocketAddr) -> Result<Connection, DialError> {
-    let turns = {
-        let mut turns = inner.data_dials.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(turns.entry(node).or_default())
-    };
-    let _turn = turns.lock().await;
+async fn dial(
+    inner: &Arc<Inner>,
+    turn: &Mutex<()>,
+    node: NodeId,
+    address: SocketAddr,
+) -> Result<Connection, DialError> {
+    let _turn = turn.lock().await;
     if let Some(connection) = find(inner, node) {
         return Ok(connection);
     }
@@ -122,6 +158,9 @@ fn find(inner: &Inner, node: NodeId) -> Option<Connection> {
 
 /// Takes a data connection into use and its streams in.
 pub(super) fn keep(inner: &Arc<Inner>, node: NodeId, connection: Connection) {
+    // Whoever accepts a connection knows only now that it is for data.
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(settings::DATA_STREAMS_OPEN));
+    connection.set_receive_window(VarInt::from_u32(settings::DATA_WINDOW));
     {
         let mut links = inner.data_links();
         links.retain(|link| link.connection.close_reason().is_none());

@@ -18,11 +18,19 @@ use crate::time::Wall;
 /// Streams of one kind that a peer may have open. Each costs a task and at most one message.
 const STREAMS: u32 = 64;
 
-/// Bytes of one stream that may be under way: 1 MiB at 1 ms round trip is 1 GB/s.
-const STREAM_WINDOW: u32 = 1 << 20;
+/// Data streams that a peer may have open on one connection, each a request or an open WebSocket: twice what one node
+/// was measured with across a hop. quinn keeps some 50 bytes for each, used or not.
+pub(super) const DATA_STREAMS_OPEN: u32 = 4096;
+
+/// Bytes of one stream that may be under way and unread: 256 KiB at 1 ms round trip is 250 MB/s. What a client is slow
+/// to read stays here, for each of its requests.
+const STREAM_WINDOW: u32 = 256 << 10;
 
 /// Bytes of all streams of a connection that may be under way and unread, each way.
 const WINDOW: u32 = 4 << 20;
+
+/// The same for a data connection: a thousand clients that read nothing must not stop the others.
+pub(super) const DATA_WINDOW: u32 = STREAM_WINDOW * 1024;
 
 /// Datagrams of a connection that may be unread, or unsent, in bytes: two hundred of the largest.
 pub(super) const DATAGRAMS: usize = 256 << 10;

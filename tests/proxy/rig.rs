@@ -150,11 +150,12 @@ impl Entry {
         let (far, core, live) = (Arc::clone(far), Arc::clone(core), (Arc::clone(component), Arc::clone(gate)));
         telemetry::spawn("serving", async move {
             while let Some((_, stream)) = there.accept_data().await {
+                let abandoned = stream.abandoned();
                 let (receive, send) = stream.into_halves();
                 let (far, core, live) = (Arc::clone(&far), Arc::clone(&core) as Arc<dyn Intake>, live.clone());
                 telemetry::spawn("serve", async move {
                     let find = |_: &ComponentName| Some(live);
-                    far.serve_peer(&core, find, PeerStream { send, receive }).await;
+                    far.serve_peer(&core, find, PeerStream { send, receive }, abandoned).await;
                 });
             }
         });
@@ -285,12 +286,17 @@ impl Rig {
 
     /// Makes these the live instances.
     pub(crate) fn set(&self, instances: &[SocketAddr]) {
+        self.set_wide(instances, 100);
+    }
+
+    /// The same with so many slots each.
+    pub(crate) fn set_wide(&self, instances: &[SocketAddr], limit: u32) {
         let name: ComponentName = "api".parse().expect("a name");
         let slots: Vec<Arc<Slots>> = instances
             .iter()
             .map(|&address| {
                 let id = InstanceId::new(&name, self.count.fetch_add(1, Ordering::SeqCst));
-                Arc::new(Slots::new(id, address, 100, Mono(0)))
+                Arc::new(Slots::new(id, address, limit, Mono(0)))
             })
             .collect();
         *self.slots.lock().expect("no panic") = slots.clone();
@@ -361,6 +367,10 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    pub(crate) fn of(stream: TcpStream) -> Self {
+        Self { stream, read: Vec::new() }
+    }
+
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.expect("the connection takes bytes");
     }

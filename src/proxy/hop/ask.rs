@@ -1,7 +1,7 @@
 //! The side where a request came in: sends it to another node and reads the answer.
 //!
 //! The body waits until the other side has a slot for it, so that a request that is refused there is whole and can go
-//! elsewhere. Knows nothing of which node is a good choice.
+//! elsewhere. Dropping what the answer is read from cancels the request. Knows nothing of which node is a good choice.
 
 use std::time::Duration;
 
@@ -89,7 +89,9 @@ impl Ask<'_> {
         let PeerStream { mut send, receive } = stream;
         let mut buf = BytesMut::with_capacity(1024);
         asked.put(&mut buf);
-        if let Err(error) = write(&mut send, &mut buf).await {
+        // Nothing follows: the end goes with the head, and no packet is made for it alone.
+        let is_all = !asked.has_body && !asked.is_upgrade;
+        if let Err(error) = write(&mut send, &mut buf, is_all).await {
             let reason = format!("the stream to the other node broke: {error}");
             // Without a body the head is all of it, and some of it may have arrived.
             return if asked.has_body { back(asked, payload, reason) } else { Outcome::Lost(reason) };
@@ -166,9 +168,14 @@ fn answer(answered: Answered, frames: Receiver, hold: Hold) -> Outcome {
     }
 }
 
-async fn write(send: &mut Box<dyn AsyncWrite + Send + Unpin>, buf: &mut BytesMut) -> std::io::Result<()> {
+/// Writes what was gathered, and the end if that is all.
+pub(crate) async fn write(
+    send: &mut Box<dyn AsyncWrite + Send + Unpin>,
+    buf: &mut BytesMut,
+    is_all: bool,
+) -> std::io::Result<()> {
     send.write_all_buf(buf).await?;
-    send.flush().await
+    if is_all { send.shutdown().await } else { send.flush().await }
 }
 
 /// Sends a body on a task of its own: an answer may begin before it ends.
@@ -176,22 +183,13 @@ fn pump(mut payload: Payload, mut send: Box<dyn AsyncWrite + Send + Unpin>) -> H
     let done = CancellationToken::new();
     let hold = Hold::Task(done.clone().drop_guard());
     telemetry::spawn("hop body", async move {
-        let sent = async {
-            // Fails if the other side wants no more of it; the answer says why.
-            let _ = send_body(&mut payload, &mut send).await;
-            drop(payload);
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = done.cancelled() => {}
-            () = sent => {}
-        }
-        drop(send);
+        // Fails if the other side wants no more of it; the answer says why. Without the last frame it is broken off.
+        let _ = done.run_until_cancelled(send_body(&mut payload, &mut send)).await;
     });
     hold
 }
 
-/// Writes all frames of a body: what is there at once together, and at most [`GATHER`] of it.
+/// Writes all frames of a body and the end: what is there at once together, and at most [`GATHER`] of it.
 pub(crate) async fn send_body<B>(body: &mut B, send: &mut Box<dyn AsyncWrite + Send + Unpin>) -> std::io::Result<()>
 where
     B: http_body::Body<Data = bytes::Bytes> + Unpin,
@@ -213,7 +211,7 @@ where
         let next = match body.frame().now_or_never() {
             Some(next) => next,
             None => {
-                write(send, buf).await?;
+                write(send, buf, false).await?;
                 body.frame().await
             }
         };
@@ -226,15 +224,15 @@ where
             }
             Some(Err(_)) => {
                 wire::put_broken(buf);
-                return write(send, buf).await;
+                return write(send, buf, true).await;
             }
             None => {
                 wire::put_end(buf);
-                return write(send, buf).await;
+                return write(send, buf, true).await;
             }
         }
         if buf.len() >= GATHER {
-            write(send, buf).await?;
+            write(send, buf, false).await?;
         }
     }
 }

@@ -17,12 +17,11 @@ use crate::proxy::body::BodyError;
 /// What the other side writes, as frames.
 pub(crate) type Receiver = FramedRead<Box<dyn AsyncRead + Send + Unpin>, Frames>;
 
-/// What ends the request when the answer was read, or nobody wants it any more. The other side takes the end of what we
-/// write for a client that left, so it must not come sooner.
+/// What is still to be said.
 pub(crate) enum Hold {
-    /// Everything was said; the half is kept for its end.
+    /// Nothing, unless the protocol is changed.
     Half(Box<dyn AsyncWrite + Send + Unpin>),
-    /// A task sends the body of the request, and keeps the half.
+    /// A task sends the body of the request, for as long as the answer is wanted.
     Task(#[expect(dead_code, reason = "held for its drop, which ends the task")] DropGuard),
 }
 

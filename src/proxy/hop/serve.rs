@@ -1,7 +1,6 @@
 //! The side where an instance takes a request of another node: what it reads of the stream.
 //!
-//! While an instance works this side goes on listening: the end of the other side cancels the request. Knows nothing of
-//! instances.
+//! Knows nothing of instances.
 
 use std::time::Duration;
 
@@ -35,41 +34,43 @@ pub(crate) async fn read_head(receive: Box<dyn AsyncRead + Send + Unpin>) -> Res
 pub(crate) struct Feed {
     frames: Receiver,
     pieces: Option<mpsc::Sender<Piece>>,
+    /// More is to come than the head.
+    is_open: bool,
 }
 
 impl Feed {
     pub(crate) fn new(frames: Receiver, asked: &Asked) -> (Self, Payload) {
         if !asked.has_body {
-            return (Self { frames, pieces: None }, Payload::default());
+            return (Self { frames, pieces: None, is_open: asked.is_upgrade }, Payload::default());
         }
         let (pieces, receiver) = mpsc::channel(PIECES);
         // Over HTTP/2 trailers may follow a body whose length was said.
         let length = asked.headers.get(http::header::CONTENT_LENGTH).filter(|_| !asked.is_grpc);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        (Self { frames, pieces: Some(pieces) }, Payload::pieces(receiver, length))
+        (Self { frames, pieces: Some(pieces), is_open: true }, Payload::pieces(receiver, length))
     }
 
-    /// Hands the body on. Returns when the other side is gone, or talks nonsense.
+    /// Hands the body on. Returns only if the other side talks nonsense, or ends before all was said.
     pub(crate) async fn run(&mut self) {
-        while let Some(Ok(frame)) = self.frames.next().await {
-            let (piece, is_last) = match frame {
-                Frame::Data(data) => (Piece::Frame(http_body::Frame::data(data)), false),
-                Frame::Trailers(trailers) => (Piece::Frame(http_body::Frame::trailers(trailers)), false),
-                Frame::End => (Piece::End, true),
-                // Without its end the body counts as broken off.
-                Frame::Broken => {
-                    self.pieces = None;
-                    continue;
+        while self.is_open {
+            let Some(Ok(frame)) = self.frames.next().await else { return };
+            let piece = match frame {
+                Frame::Data(data) => Piece::Frame(http_body::Frame::data(data)),
+                Frame::Trailers(trailers) => Piece::Frame(http_body::Frame::trailers(trailers)),
+                Frame::End => {
+                    self.is_open = false;
+                    Piece::End
                 }
+                // Without its end the body counts as broken off.
+                Frame::Broken => break,
                 Frame::Head(_) | Frame::Go => return,
             };
             let Some(pieces) = &self.pieces else { return };
             // An instance that wants no more of it gets no more; the other side is listened to all the same.
             let _ = pieces.send(piece).await;
-            if is_last {
-                self.pieces = None;
-            }
         }
+        self.pieces = None;
+        std::future::pending().await
     }
 
     /// What follows as bytes, once the protocol was changed.
