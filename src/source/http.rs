@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{Method, Request, Response, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,6 +37,9 @@ pub const HEALTH: &str = "/.well-known/maelstrom/health";
 /// Wait after the system refused a connection (no descriptors, no memory): long enough not to spin, short enough not to
 /// be noticed once the cause is gone.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections that are taken in at the end at most: the system's queue holds as many (`net.core.somaxconn`).
+const WAITING: usize = 4096;
 
 /// How often a connection is looked at, as a fraction of the time for a head: a slow head is cut at most that much late.
 const LOOKS: u32 = 4;
@@ -60,6 +63,10 @@ pub struct Options {
     pub streams: u32,
     /// How long requests and upgraded connections may go on after the shutdown began.
     pub drain: Duration,
+    /// How long a connection at rest stays open after the shutdown began, unless a request comes, whose answer then says
+    /// that it was the last. Closed at once it would break what is on its way here. A round trip around the world takes
+    /// a third of a second, and who keeps connections busy uses each of them within one.
+    pub linger: Duration,
 }
 
 impl Default for Options {
@@ -71,6 +78,7 @@ impl Default for Options {
             head_max: 64 * 1024,
             streams: 200,
             drain: Duration::from_secs(30),
+            linger: Duration::from_secs(1),
         }
     }
 }
@@ -147,6 +155,20 @@ struct Server {
 async fn run(server: Arc<Server>, listener: TcpListener) {
     let room = Arc::new(Semaphore::new(server.options.connections));
     let tracker = TaskTracker::new();
+    let take = |stream, peer, permit: Option<OwnedSemaphorePermit>| {
+        let server = Arc::clone(&server);
+        telemetry::spawn(
+            "http connection",
+            tracker.track_future(async move {
+                server.stats.connections.fetch_add(1, Ordering::Relaxed);
+                server.stats.open.fetch_add(1, Ordering::Relaxed);
+                let _open = Open(&server.stats.open);
+                let alive = connection(&server, stream, peer);
+                server.kill.run_until_cancelled(alive).await;
+                drop(permit);
+            }),
+        );
+    };
     loop {
         let accept = async {
             // The semaphore is never closed.
@@ -155,27 +177,17 @@ async fn run(server: Arc<Server>, listener: TcpListener) {
         };
         let Some((accepted, permit)) = server.shutdown.run_until_cancelled(accept).await else { break };
         match accepted {
-            Ok((stream, peer)) => {
-                let server = Arc::clone(&server);
-                telemetry::spawn(
-                    "http connection",
-                    tracker.track_future(async move {
-                        server.stats.connections.fetch_add(1, Ordering::Relaxed);
-                        server.stats.open.fetch_add(1, Ordering::Relaxed);
-                        let _open = Open(&server.stats.open);
-                        let alive = connection(&server, stream, peer);
-                        server.kill.run_until_cancelled(alive).await;
-                        drop(permit);
-                    }),
-                );
-            }
+            Ok((stream, peer)) => take(stream, peer, permit),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-    drop(listener);
+    // The system has accepted these for us, and would reset them.
+    for (stream, peer) in waiting(listener) {
+        take(stream, peer, Arc::clone(&room).try_acquire_owned().ok());
+    }
     tracker.close();
     let drained = async {
         tracker.wait().await;
@@ -189,6 +201,18 @@ async fn run(server: Arc<Server>, listener: TcpListener) {
         server.forwarder.close_tunnels();
         tracker.wait().await;
     }
+}
+
+/// The connections that wait to be taken in. Closes the listener.
+fn waiting(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    // Not by way of the runtime, which may not have heard of them yet.
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    let accepted = std::iter::from_fn(|| listener.accept().ok());
+    let usable = |(stream, peer): (std::net::TcpStream, SocketAddr)| {
+        stream.set_nonblocking(true).ok()?;
+        Some((TcpStream::from_std(stream).ok()?, peer))
+    };
+    accepted.take(WAITING).filter_map(usable).collect()
 }
 
 struct Open<'a>(&'a AtomicU64);
@@ -209,7 +233,12 @@ async fn connection(server: &Arc<Server>, mut stream: TcpStream, peer: SocketAdd
     // `readable` may return too early, which would make it a head that does not arrive.
     let mut byte = [0; 1];
     let first = tokio::time::timeout(options.idle_timeout, stream.peek(&mut byte));
-    let Some(Ok(Ok(1..))) = server.shutdown.run_until_cancelled(first).await else { return };
+    let first = tokio::select! {
+        biased;
+        first = first => first,
+        () = until_lingered(server) => return,
+    };
+    let Ok(Ok(1..)) = first else { return };
     let Ok(Ok((first, http2))) = tokio::time::timeout(options.head_timeout, stream::version(&mut stream)).await else {
         return;
     };
@@ -220,7 +249,11 @@ async fn connection(server: &Arc<Server>, mut stream: TcpStream, peer: SocketAdd
         let head = (!http2).then(|| Arc::clone(&activity));
         let (server, origin) = (Arc::clone(server), Arc::clone(&origin));
         async move {
-            let response = answer(&server, &origin, head.as_deref(), request).await;
+            let mut response = answer(&server, &origin, head.as_deref(), request).await;
+            let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if head.is_some() && !switched && server.shutdown.is_cancelled() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response.map(|body| body.keep(Box::new(visit))))
         }
     });
@@ -259,14 +292,27 @@ async fn connection(server: &Arc<Server>, mut stream: TcpStream, peer: SocketAdd
                 if slow {
                     return;
                 }
-                connection.as_mut().graceful_shutdown();
-                connection.await
+                // Whatever is answered from now on is the last on its connection.
+                tokio::select! {
+                    biased;
+                    result = connection.as_mut() => result,
+                    () = until_lingered(server) => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                }
             }
         }
     };
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "connection ended");
     }
+}
+
+/// Until the node drains, and what was on its way then has had the time to arrive.
+async fn until_lingered(server: &Server) {
+    server.shutdown.cancelled().await;
+    tokio::time::sleep(server.options.linger).await;
 }
 
 async fn until_closing(server: &Server, activity: &Activity) {

@@ -667,6 +667,31 @@ async fn a_shutdown_lets_requests_end_and_closes_what_rests() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_on_its_way_when_the_node_stops_is_answered_as_the_last_of_its_connection() {
+    let (instance, _) = honest().await;
+    // The rest of the time is not waited for.
+    let options = Options { linger: PATIENCE, ..Options::default() };
+    let mut rig = Rig::with(component(), options, &[instance]).await;
+    let mut resting = rig.connect().await;
+    resting.send(GET).await;
+    has(&resting.answer().await, "HTTP/1.1 200");
+    // By this thread, so that the listener cannot have taken it in before it stops.
+    let mut waiting = std::net::TcpStream::connect(rig.address).expect("a connection");
+    std::io::Write::write_all(&mut waiting, GET.as_bytes()).expect("the connection takes bytes");
+    rig.shutdown.cancel();
+    resting.send(GET).await;
+    waiting.set_nonblocking(true).expect("a socket");
+    let waiting = tokio::net::TcpStream::from_std(waiting).expect("a socket");
+    for mut client in [resting, Client::of(waiting)] {
+        let answer = client.rest().await;
+        has(&answer, "HTTP/1.1 200");
+        has(&answer, "connection: close");
+    }
+    let drained = rig.source.take().expect("a listener").drained();
+    tokio::time::timeout(PATIENCE, drained).await.expect("it drains");
+}
+
+#[tokio::test]
 async fn connections_that_were_opened_ahead_and_say_nothing_do_not_hold_up_a_drain() {
     let hour = Duration::from_secs(3600);
     let options = Options { head_timeout: hour, drain: hour, ..Options::default() };
