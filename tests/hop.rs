@@ -148,7 +148,7 @@ async fn clients_that_read_nothing_do_not_stop_the_others() {
     let (instance, seen) = honest().await;
     let rig = two_nodes(&[instance]).await;
     let mut clients = Vec::new();
-    for _ in 0..12 {
+    for _ in 0..40 {
         clients.push(stalled(&rig).await);
     }
     let sent = || seen.sent.load(Ordering::SeqCst);
