@@ -138,7 +138,7 @@ async fn nonsense_on_a_stream_ends_it_and_nothing_else() {
 /// An answer that has begun and whose rest nobody reads.
 async fn stalled(rig: &Rig) -> rig::Client {
     let mut client = rig.connect().await;
-    client.send("GET /big?8000000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    client.send("GET /big?50000000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
     client.until("\r\n\r\n").await;
     client
 }
@@ -148,7 +148,7 @@ async fn clients_that_read_nothing_do_not_stop_the_others() {
     let (instance, seen) = honest().await;
     let rig = two_nodes(&[instance]).await;
     let mut clients = Vec::new();
-    for _ in 0..40 {
+    for _ in 0..24 {
         clients.push(stalled(&rig).await);
     }
     let sent = || seen.sent.load(Ordering::SeqCst);

@@ -383,7 +383,7 @@ impl Forwarder {
         payload: Payload,
         send: &mut Box<dyn AsyncWrite + Send + Unpin>,
     ) -> Option<(OnUpgrade, Lease, Link)> {
-        let mut buf = BytesMut::new();
+        let mut buf = BytesMut::with_capacity(hop::ROOM);
         let delivered = match &live {
             None => Err(Failure::NoComponent(asked.component.clone())),
             Some((component, gate)) => {

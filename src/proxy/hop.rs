@@ -22,6 +22,10 @@ pub(crate) mod body;
 pub(crate) mod serve;
 pub(crate) mod wire;
 
+/// Bytes for which room is made for a head: more than most have, and less than what the allocator has at hand at once
+/// (1,032 in glibc). More is made where more comes.
+pub(crate) const ROOM: usize = 1000;
+
 /// Both halves of a stream to another node. Dropping a half ends it: the other side then reads its end, or can write no
 /// more.
 pub struct PeerStream {

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use quinn::{Connection, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Mutex, Notify};
 
@@ -87,10 +87,15 @@ pub(super) async fn open(
     deadline: Duration,
 ) -> Result<DataStream, DialError> {
     let opened = async {
-        let connection = match find(inner, node) {
-            Some(connection) => connection,
-            None => dial_unless_gone(inner, node, address).await?,
-        };
+        if let Some(connection) = find(inner, node) {
+            match connection.open_bi().await {
+                Ok((send, receive)) => return Ok(DataStream { send, receive }),
+                Err(error @ ConnectionError::LocallyClosed) => return Err(DialError::of(&error)),
+                // It ended a moment ago, by its idle timeout for example.
+                Err(_) => {}
+            }
+        }
+        let connection = dial_unless_gone(inner, node, address).await?;
         let (send, receive) = connection.open_bi().await.map_err(|error| DialError::of(&error))?;
         Ok(DataStream { send, receive })
     };
@@ -132,7 +137,7 @@ async fn dial(
     address: SocketAddr,
 ) -> Result<Connection, DialError> {
     let _turn = turn.lock().await;
-    if let Some(connection) = find(inner, node) {
+    if let Some(connection) = find(inner, node).filter(|connection| connection.close_reason().is_none()) {
         return Ok(connection);
     }
     {
@@ -150,10 +155,10 @@ async fn dial(
     Ok(connection)
 }
 
+/// The connection in use. Whether it has ended is not asked: that takes a lock for which its own work is waited for.
 fn find(inner: &Inner, node: NodeId) -> Option<Connection> {
     let links = inner.data_links();
-    let found = links.iter().rev().find(|link| link.node == node && link.connection.close_reason().is_none());
-    found.map(|link| link.connection.clone())
+    links.iter().rev().find(|link| link.node == node).map(|link| link.connection.clone())
 }
 
 /// Takes a data connection into use and its streams in.
@@ -161,17 +166,14 @@ pub(super) fn keep(inner: &Arc<Inner>, node: NodeId, connection: Connection) {
     // Whoever accepts a connection knows only now that it is for data.
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(settings::DATA_STREAMS_OPEN));
     connection.set_receive_window(VarInt::from_u32(settings::DATA_WINDOW));
-    {
-        let mut links = inner.data_links();
-        links.retain(|link| link.connection.close_reason().is_none());
-        links.push(DataLink { node, connection: connection.clone() });
-    }
-    let streams = inner.data_streams.clone();
+    inner.data_links().push(DataLink { node, connection: connection.clone() });
+    let inner = Arc::clone(inner);
     telemetry::spawn("peer data", async move {
         while let Ok((send, receive)) = connection.accept_bi().await {
-            if streams.send((node, DataStream { send, receive })).await.is_err() {
-                return;
+            if inner.data_streams.send((node, DataStream { send, receive })).await.is_err() {
+                break;
             }
         }
+        inner.data_links().retain(|link| link.connection.stable_id() != connection.stable_id());
     });
 }

@@ -40,8 +40,8 @@ const BEFORE: Duration = Duration::from_secs(3);
 const AFTER: Duration = Duration::from_secs(4);
 /// How long what happens may take.
 const LONGEST: Duration = Duration::from_secs(40);
-/// An answer that took this long was disturbed: ten times what an undisturbed one takes at its p99.
-const DISTURBED_MS: f64 = 300.0;
+/// An answer that took this long was disturbed: four times what an undisturbed one takes at its p99.
+const DISTURBED_MS: f64 = 100.0;
 /// Between the ids of two phases.
 const PHASE: u64 = 10_000_000;
 const PHASES: [&str; 4] = ["update", "drain", "sigterm", "kill"];

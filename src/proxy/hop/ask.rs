@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{Hold, Inflow, Receiver};
 use super::wire::{self, Answered, Asked, Frame, Frames};
-use super::{PeerStream, Peers};
+use super::{PeerStream, Peers, ROOM};
 use crate::failure::Failure;
 use crate::id::{ComponentName, NodeId};
 use crate::proxy::body::Payload;
@@ -87,7 +87,7 @@ impl Ask<'_> {
             has_body: !payload.is_end_stream(),
         };
         let PeerStream { mut send, receive } = stream;
-        let mut buf = BytesMut::with_capacity(1024);
+        let mut buf = BytesMut::with_capacity(ROOM);
         asked.put(&mut buf);
         // Nothing follows: the end goes with the head, and no packet is made for it alone.
         let is_all = !asked.has_body && !asked.is_upgrade;
@@ -96,7 +96,7 @@ impl Ask<'_> {
             // Without a body the head is all of it, and some of it may have arrived.
             return if asked.has_body { back(asked, payload, reason) } else { Outcome::Lost(reason) };
         }
-        let mut frames = FramedRead::new(receive, Frames);
+        let mut frames = FramedRead::with_capacity(receive, Frames, ROOM);
         let (mut payload, mut hold) = (Some(payload), Hold::Half(send));
         loop {
             let reason = match frames.next().await {

@@ -21,7 +21,7 @@ const PIECES: usize = 4;
 
 /// Reads the head of a request.
 pub(crate) async fn read_head(receive: Box<dyn AsyncRead + Send + Unpin>) -> Result<(Asked, Receiver), WireError> {
-    let mut frames = FramedRead::new(receive, Frames);
+    let mut frames = FramedRead::with_capacity(receive, Frames, super::ROOM);
     match tokio::time::timeout(HEAD_TIME, frames.next()).await {
         Ok(Some(Ok(Frame::Head(bytes)))) => Ok((Asked::get(bytes)?, frames)),
         Ok(Some(Err(error))) => Err(error),
