@@ -5,15 +5,16 @@
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "measures time and prints it")]
 
-#[path = "../support/daemon.rs"]
-mod support;
+#[path = "../support/cluster.rs"]
+mod cluster;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Daemon, Docker, IMAGE, first_200, free_port, millis, quantile};
+use cluster::Cluster;
+use cluster::daemon::{Daemon, Docker, IMAGE, SOCKET, first_200, free_port, millis, quantile};
 
 const PROCESS_ROUNDS: usize = 60;
 const DOCKER_ROUNDS: usize = 20;
@@ -24,9 +25,10 @@ fn main() {
     }
     let mut figures = Vec::new();
     process(&mut figures);
+    across(&mut figures);
     frozen(&mut figures, "process");
     if !Docker::answers() {
-        println!("NOT RUN: docker (nothing answers on {})", support::SOCKET);
+        println!("NOT RUN: docker (nothing answers on {})", SOCKET);
     } else if let Err(error) = Docker::import() {
         println!("NOT RUN: docker (no image: {error})");
     } else {
@@ -46,10 +48,15 @@ fn main() {
     };
     let floor = p50("raw docker create + start");
     let ours = p50("docker, cold, through maelstromd");
+    let here = p50(HERE);
+    let away = p50(AWAY);
     let frozen_docker = p50("docker, frozen, through maelstromd");
     let frozen_process = p50("process, frozen, through maelstromd");
     print("process_floor_p50_ms", p50("raw spawn"));
     print("process_p50_ms", p50("process, cold, through maelstromd"));
+    print("across_here_p50_ms", here);
+    print("across_away_p50_ms", away);
+    print("across_extra_p50_ms", away.zip(here).map(|(away, here)| away - here));
     print("docker_floor_p50_ms", floor);
     print("docker_p50_ms", ours);
     print("docker_over_floor_p50_ms", ours.zip(floor).map(|(ours, floor)| ours - floor));
@@ -95,6 +102,48 @@ fn process(figures: &mut Figures) {
     }
     figures.push(("raw spawn".into(), raw));
     figures.push(("process, cold, through maelstromd".into(), ours));
+}
+
+const HERE: &str = "three nodes, cold, enters where it starts";
+const AWAY: &str = "three nodes, cold, enters elsewhere";
+
+/// What it costs a cold request to enter at a node that is not the one where the instance starts.
+fn across(figures: &mut Figures) {
+    let cluster = Cluster::start_quiet("across", 3);
+    let this = std::env::current_exe().expect("a path").display().to_string();
+    let component = serde_json::json!({
+        "command": [this, "--backend"], "idle": {"freeze": "never", "stop": "100ms"}, "instances": {"max": 1},
+    });
+    cluster.nodes[0].put("components", "cold", &component.to_string());
+    cluster.nodes[0].put("sources", "cold", r#"{"component":"cold","http":{"host":"cold.localhost"}}"#);
+    cluster.everywhere("/v1/sources/cold", 200);
+    // What nodes say of themselves is a moment old.
+    std::thread::sleep(Duration::from_secs(1));
+    let runs = |node: &Daemon| {
+        let name = node.look("/v1/version")["node"].clone();
+        node.instances().iter().any(|instance| instance["node"] == name)
+    };
+    let (mut here, mut away, mut other) = (Vec::new(), Vec::new(), 0);
+    for round in 0..PROCESS_ROUNDS * 2 {
+        let node = &cluster.nodes[round % 3];
+        let start = Instant::now();
+        assert_eq!(node.get("cold.localhost"), 200);
+        let time = millis(start.elapsed());
+        match cluster.nodes.iter().position(runs) {
+            // The first of each warms caches.
+            _ if round < 3 => {}
+            Some(home) if home == round % 3 => here.push(time),
+            Some(_) => away.push(time),
+            // It was gone before it was looked for.
+            None => other += 1,
+        }
+        cluster.until("the instance stops", || !cluster.nodes.iter().any(runs));
+        // So do the nodes hear.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    println!("cold across nodes: {other} of {} rounds were not seen", PROCESS_ROUNDS * 2);
+    figures.push((HERE.into(), here));
+    figures.push((AWAY.into(), away));
 }
 
 fn docker(figures: &mut Figures) {

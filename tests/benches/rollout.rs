@@ -129,6 +129,12 @@ impl Rig {
         self.cluster.nodes.iter().enumerate().flat_map(own).collect()
     }
 
+    /// Node and state of each instance.
+    fn places(&self) -> Vec<(usize, String)> {
+        let place = |(place, instance): (usize, serde_json::Value)| (place, instance["state"].to_string());
+        self.instances().into_iter().map(place).collect()
+    }
+
     /// The node that has the most instances.
     fn home(&self) -> usize {
         let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
@@ -206,7 +212,7 @@ impl Rig {
         let begun = Instant::now();
         while !is(self) {
             if begun.elapsed() > LONGEST {
-                println!("!!!! {what}: not within {LONGEST:?}; {:?}", self.instances());
+                println!("!!!! {what}: not within {LONGEST:?}; {:?}", self.places());
                 return;
             }
             std::thread::sleep(Duration::from_millis(100));
