@@ -109,7 +109,7 @@ const AWAY: &str = "three nodes, cold, enters elsewhere";
 
 /// What it costs a cold request to enter at a node that is not the one where the instance starts.
 fn across(figures: &mut Figures) {
-    let cluster = Cluster::start_quiet("across", 3);
+    let cluster = Cluster::start_with("across", 3, &["--log", "info"]);
     let this = std::env::current_exe().expect("a path").display().to_string();
     let component = serde_json::json!({
         "command": [this, "--backend"], "idle": {"freeze": "never", "stop": "100ms"}, "instances": {"max": 1},

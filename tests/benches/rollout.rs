@@ -94,7 +94,8 @@ impl Rig {
     fn start(rate: u32) -> Self {
         let records = cluster::dir("rollout-records");
         std::fs::create_dir_all(&records).expect("a folder");
-        let mut rig = Self { cluster: Cluster::start_with("rollout", 3, &["--log", "info"]), rate, records, version: 0 };
+        let mut rig =
+            Self { cluster: Cluster::start_with("rollout", 3, &["--log", "info"]), rate, records, version: 0 };
         rig.put();
         let source = json!({"component": "api", "http": {"host": HOST}});
         rig.cluster.nodes[0].put("sources", "api", &source.to_string());
