@@ -91,8 +91,13 @@ impl World {
             self.input(Input::Tick);
             self.tickets += 1;
             let since = Mono(0).after(self.now);
-            let waiter =
-                Waiter { ticket: self.tickets, since, deadline: since.after(Duration::from_secs(5)), bytes: 0 };
+            let waiter = Waiter {
+                ticket: self.tickets,
+                since,
+                deadline: since.after(Duration::from_secs(5)),
+                bytes: 0,
+                stays: false,
+            };
             self.fact(Fact::Wait(waiter));
             assert_eq!(self.granted, self.tickets, "an event waits at {:?}", self.now);
         }

@@ -343,7 +343,7 @@ impl Activation {
             let such = |i: &&Instance| i.state == State::Ready && (i.fingerprint != self.fingerprint) == old;
             self.instances.values().filter(such).count()
         };
-        if self.share.hold && ready(true) > 0 {
+        if self.is_held() && ready(true) > 0 {
             return Some("its turn in the rollout".to_owned());
         }
         if let Some(bytes) = self.short {

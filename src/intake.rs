@@ -25,6 +25,8 @@ pub struct Ask {
     pub deadline: Mono,
     /// Bytes that the event holds in memory while it waits, for the queue's bound.
     pub bytes: u64,
+    /// It is not sent elsewhere: it was, at as many nodes as may be asked.
+    pub stays: bool,
 }
 
 /// Where an event should go that found no free slot on this node at once.
@@ -49,6 +51,11 @@ pub trait Intake: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Queue full, deadline passed, start failed, draining.
     fn wait(&self, ask: Ask) -> Pin<Box<dyn Future<Output = Result<Arc<Slots>, Failure>> + Send + '_>>;
+
+    /// This node, if it is one of several.
+    fn node(&self) -> Option<NodeId> {
+        None
+    }
 
     /// Which node should take an event for this component that found no free slot here. `avoid`: nodes that were tried
     /// for this event already. `is_sent`: the core said that it is better off elsewhere.

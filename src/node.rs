@@ -343,7 +343,8 @@ mod tests {
 
     fn wait(node: &mut Node, name: &ComponentName, now: Now) {
         let deadline = now.mono.after(std::time::Duration::from_secs(60));
-        let waiter = crate::activation::queue::Waiter { ticket: now.mono.0, since: now.mono, deadline, bytes: 1 };
+        let waiter =
+            crate::activation::queue::Waiter { ticket: now.mono.0, since: now.mono, deadline, bytes: 1, stays: false };
         node.handle(Input::Component(name.clone(), Fact::Wait(waiter)), now);
     }
 

@@ -63,6 +63,7 @@ struct Request {
     avoid: Vec<NodeId>,
     takes: Duration,
     turns: u32,
+    stays: bool,
     /// Sent elsewhere by the core of this node.
     sent_by: Option<NodeId>,
 }
@@ -308,7 +309,15 @@ impl World {
                 for _ in 0..burst {
                     let entrance = ids[self.rng.below(ids.len() as u64) as usize];
                     let component = self.components[index].name.clone();
-                    let request = Request { component, entrance, avoid: Vec::new(), takes, turns: 0, sent_by: None };
+                    let request = Request {
+                        component,
+                        entrance,
+                        avoid: Vec::new(),
+                        takes,
+                        turns: 0,
+                        stays: false,
+                        sent_by: None,
+                    };
                     if self.hosts[&entrance].machine.is_some() {
                         self.asked += 1;
                         let delay = self.delay(0, 20);
@@ -358,7 +367,10 @@ impl World {
                 return Ok(());
             }
         }
-        self.wait(entrance, request)
+        let stays = request.sent_by.is_some() || request.avoid.len() >= 3;
+        self.done(&request);
+        request.sent_by = None;
+        self.wait(entrance, request, stays)
     }
 
     fn hop(&mut self, request: Request, to: NodeId) -> Result<(), String> {
@@ -372,7 +384,7 @@ impl World {
                 self.begin(to, slots, request);
                 self.settle(to)
             }
-            None => self.wait(to, request),
+            None => self.wait(to, request, false),
         }
     }
 
@@ -381,7 +393,8 @@ impl World {
         self.after(request.takes, Event::Ends(node, life, slots, request));
     }
 
-    fn wait(&mut self, node: NodeId, request: Request) -> Result<(), String> {
+    fn wait(&mut self, node: NodeId, mut request: Request, stays: bool) -> Result<(), String> {
+        request.stays = stays;
         let now = self.clock();
         let Some(machine) = self.machine(node) else { return Ok(()) };
         if !machine.could_hold(&request.component) {
@@ -394,7 +407,7 @@ impl World {
             host.waiting.insert(ticket, request);
         }
         if let Some(machine) = self.machine(node) {
-            machine.fact(&name, Fact::Wait(Waiter { ticket, since: now.mono, deadline, bytes: 1 }), now);
+            machine.fact(&name, Fact::Wait(Waiter { ticket, since: now.mono, deadline, bytes: 1, stays }), now);
         }
         self.settle(node)
     }
@@ -410,12 +423,21 @@ impl World {
     /// The answer of a node that does not take it: its entrance looks for another, or gives up.
     fn refused(&mut self, by: NodeId, mut request: Request, is_final: bool) -> Result<(), String> {
         if !is_final && by != request.entrance {
+            self.done(&request);
+            request.sent_by = None;
             self.after(MS, Event::Arrives(request));
             return Ok(());
         }
-        if !is_final && request.turns < 8 && request.sent_by == Some(by) {
+        if !is_final && request.sent_by == Some(by) && request.turns < 3000 {
             request.turns += 1;
-            self.after(Duration::ZERO, Event::Arrives(request));
+            // Where it could only wait it begins anew after a while, as the proxy does.
+            let pause = if request.stays { MS * 20 } else { Duration::ZERO };
+            if request.stays {
+                request.avoid.clear();
+                self.done(&request);
+                request.sent_by = None;
+            }
+            self.after(pause, Event::Arrives(request));
             return Ok(());
         }
         self.ended += 1;
@@ -493,7 +515,7 @@ impl World {
                         self.done(&request);
                         request.sent_by = Some(node);
                     }
-                    Failure::Elsewhere(_) => later(self, MS, Fact::Returned),
+                    Failure::Elsewhere(_) => later(self, MS * 20, Fact::Returned),
                     Failure::NoRoom { .. } => self.seen.note("no room"),
                     _ => {}
                 }

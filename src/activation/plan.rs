@@ -125,7 +125,7 @@ impl Activation {
     /// Sends on what waits here and could be taken elsewhere at once.
     fn divert(&mut self, out: &mut Vec<Effect>) {
         while self.away < self.share.room_elsewhere {
-            let Some(waiter) = self.queue.pop() else { return };
+            let Some(waiter) = self.queue.pop_movable() else { return };
             self.away += 1;
             out.push(Effect::Refuse(waiter.ticket, Failure::Elsewhere(self.component.name.clone())));
         }
@@ -133,7 +133,7 @@ impl Activation {
 
     /// Thaws and starts what demand, the plan and replacements ask for.
     fn grow(&mut self, now: Now, free: u64, rng: &mut Rng, out: &mut Vec<Effect>) {
-        if self.is_exclusive() && !self.share.hold {
+        if self.is_exclusive() && !self.is_held() {
             // Whatever is old or sick goes first; what follows starts when it is gone.
             self.drain_where(now.mono, "replaced", out, |plan| plan.old || plan.sick);
             if self.instances.values().any(|instance| !self.is_current(instance) || instance.is_leaving()) {
@@ -208,23 +208,31 @@ impl Activation {
 
     /// How many instances of the definition in force are to be here.
     fn meant(&self) -> u32 {
-        let replaces = self.share.placed == 0 && self.instances.values().any(|instance| self.to_replace(instance));
+        let replaces = self.share.placed == 0
+            && !self.is_held()
+            && self.instances.values().any(|instance| self.to_replace(instance));
         let is_asked =
             !self.queue.is_empty() && !self.instances.values().any(|instance| instance.state == State::Ready);
         self.share.count.max(u32::from(replaces || is_asked))
     }
 
+    /// Whether old instances stay for now: it is not this node's turn, or the plan has not heard of the new definition.
+    pub(super) fn is_held(&self) -> bool {
+        let of = crate::hash::hash64(self.fingerprint.as_bytes()).max(1);
+        self.share.hold || (self.share.of != 0 && self.share.of != of)
+    }
+
     /// How many count for that. Before it is this node's turn old ones count as well.
     fn present(&self) -> u32 {
-        let held =
-            |instance: &&Instance| self.share.hold && instance.state == State::Ready && !self.is_current(instance);
+        let is_held = self.is_held();
+        let held = |instance: &&Instance| is_held && instance.state == State::Ready && !self.is_current(instance);
         let held = u32::try_from(self.instances.values().filter(held).count()).unwrap_or(u32::MAX);
         self.count(|instance| !instance.is_leaving() && !instance.is_sick()).saturating_add(held)
     }
 
     /// Lets old and sick instances go, one for each that took over.
     fn replace(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        if self.share.hold {
+        if self.is_held() {
             return;
         }
         // An old instance that is frozen or still starts serves nobody, and a new event should meet the new definition.

@@ -23,13 +23,16 @@ pub struct Waiter {
     pub deadline: Mono,
     /// What it holds in memory.
     pub bytes: u64,
+    /// It is not sent elsewhere: it was, at as many nodes as may be asked.
+    pub stays: bool,
 }
 
 /// Why an event was not queued: the bound with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Full(pub String);
 
-/// The queue of one component. Invariant: `order`, `waiters` and `deadlines` hold the same events.
+/// The queue of one component. Invariant: `order`, `arrivals` and `deadlines` hold the same events, `movable` some
+/// of them.
 #[derive(Debug, Default)]
 pub struct Queue {
     /// Arrival number to waiter.
@@ -37,6 +40,8 @@ pub struct Queue {
     /// Ticket to arrival number.
     arrivals: BTreeMap<Ticket, u64>,
     deadlines: BTreeSet<(Mono, u64)>,
+    /// The arrival numbers of those that may be sent elsewhere.
+    movable: BTreeSet<u64>,
     next: u64,
     bytes: u64,
 }
@@ -58,6 +63,9 @@ impl Queue {
         self.bytes += waiter.bytes;
         self.arrivals.insert(waiter.ticket, arrival);
         self.deadlines.insert((waiter.deadline, arrival));
+        if !waiter.stays {
+            self.movable.insert(arrival);
+        }
         self.order.insert(arrival, waiter);
         Ok(())
     }
@@ -66,6 +74,11 @@ impl Queue {
     pub fn pop(&mut self) -> Option<Waiter> {
         let (&arrival, _) = self.order.first_key_value()?;
         self.take(arrival)
+    }
+
+    /// The event that waits longest of those that may be sent elsewhere.
+    pub fn pop_movable(&mut self) -> Option<Waiter> {
+        self.take(*self.movable.first()?)
     }
 
     /// Takes an event out that no longer wants to wait. None if it is not here.
@@ -102,6 +115,7 @@ impl Queue {
         let waiter = self.order.remove(&arrival)?;
         self.arrivals.remove(&waiter.ticket);
         self.deadlines.remove(&(waiter.deadline, arrival));
+        self.movable.remove(&arrival);
         self.bytes -= waiter.bytes;
         Some(waiter)
     }
@@ -112,7 +126,7 @@ mod tests {
     use super::*;
 
     fn waiter(ticket: Ticket, deadline: u64, bytes: u64) -> Waiter {
-        Waiter { ticket, since: Mono(0), deadline: Mono(deadline), bytes }
+        Waiter { ticket, since: Mono(0), deadline: Mono(deadline), bytes, stays: ticket % 2 == 0 }
     }
 
     #[test]
@@ -146,5 +160,16 @@ mod tests {
         assert_eq!(queue.pop_expired(Mono(20)).map(|w| w.ticket), Some(2));
         assert_eq!(queue.pop_expired(Mono(20)).map(|w| w.ticket), Some(3));
         assert_eq!(queue.pop_expired(Mono(20)), None);
+    }
+
+    #[test]
+    fn only_those_that_may_be_sent_elsewhere_are() {
+        let mut queue = Queue::default();
+        for ticket in 1..=4 {
+            queue.push(waiter(ticket, 9, 1), 10).expect("there is room");
+        }
+        assert_eq!(queue.pop_movable().map(|waiter| waiter.ticket), Some(1));
+        assert_eq!(queue.cancel(3).map(|waiter| waiter.ticket), Some(3));
+        assert_eq!((queue.pop_movable(), queue.len()), (None, 2));
     }
 }

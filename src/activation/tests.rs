@@ -90,7 +90,7 @@ impl World {
 
     fn wait(&mut self, ticket: Ticket) {
         let deadline = self.now.mono.after(Duration::from_secs(60));
-        self.fact(Fact::Wait(Waiter { ticket, since: self.now.mono, deadline, bytes: 100 }));
+        self.fact(Fact::Wait(Waiter { ticket, since: self.now.mono, deadline, bytes: 100, stays: false }));
     }
 
     /// Lets time pass, with a tick at each moment that the core asked for.
@@ -531,6 +531,18 @@ fn before_its_turn_a_node_keeps_its_old_instances_and_starts_no_new_ones() {
     assert!(world.starts().is_empty() && world.stops().is_empty());
     world.fact(Fact::Share(Share { hold: false, ..share }));
     assert_eq!((world.starts().len(), old.len()), (2, 2));
+}
+
+#[test]
+fn a_new_definition_waits_until_the_plan_has_heard_of_it() {
+    let (mut world, _) = several(1, |_| {});
+    let of = |fingerprint: &str| crate::hash::hash64(fingerprint.as_bytes());
+    let share = Share { count: 1, placed: 1, of: of("v1"), ..Share::default() };
+    world.fact(Fact::Share(share));
+    world.fact(Fact::Define(component(|_| {}), "v2".into()));
+    assert!(world.starts().is_empty() && world.stops().is_empty());
+    world.fact(Fact::Share(Share { of: of("v2"), ..share }));
+    assert_eq!(world.starts().len(), 1);
 }
 
 #[test]

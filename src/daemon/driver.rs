@@ -259,7 +259,11 @@ impl Driver {
                     let told = self.replies.remove(&ticket).is_some_and(|reply| reply.send(Err(failure)).is_ok());
                     if is_sent && !told {
                         // It has gone meanwhile, and will not come back.
-                        self.node.handle(Input::Component(component, Fact::Returned), self.clock.now());
+                        self.node.handle(Input::Component(component.clone(), Fact::Returned), self.clock.now());
+                    }
+                    if is_sent {
+                        // It must not be counted here any more when it is counted there.
+                        self.say(component);
                     }
                 }
                 Effect::Note(instance, text) => self.workshop.note(&component, instance.as_ref(), &text),

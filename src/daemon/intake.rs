@@ -112,7 +112,8 @@ impl Intake for CoreHandle {
             let component = &ask.gate.component;
             self.could_hold(&ask.component)?;
             let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-            let waiter = Waiter { ticket, since: self.clock.mono(), deadline: ask.deadline, bytes: ask.bytes };
+            let Ask { deadline, bytes, stays, .. } = ask;
+            let waiter = Waiter { ticket, since: self.clock.mono(), deadline, bytes, stays };
             let (reply, answer) = oneshot::channel();
             let message = Message::Wait { component: component.clone(), waiter, reply };
             if let Err(error) = self.messages.try_send(message) {
@@ -130,6 +131,10 @@ impl Intake for CoreHandle {
             place.answered = true;
             answer.unwrap_or(Err(Failure::Draining))
         })
+    }
+
+    fn node(&self) -> Option<NodeId> {
+        Some(self.board.me())
     }
 
     fn way(&self, component: &ComponentName, avoid: &[NodeId], is_sent: bool) -> Way {

@@ -18,8 +18,11 @@ pub struct Share {
     pub room_elsewhere: u32,
     /// The component has as many instances elsewhere as it may have: none is started here for an event alone.
     pub full_elsewhere: bool,
-    /// Old instances of this node stay, and no new ones come, until it is this node's turn.
+    /// Old instances of this node stay, and no new ones come in their place, until it is this node's turn.
     pub hold: bool,
+    /// The hash of the fingerprint that all this is about; 0 if nothing is planned. What is meant for another definition
+    /// says nothing of whose turn it is.
+    pub of: u64,
     /// What is unused leaves now and not after its idle timeout: the node is to be empty.
     pub leave: bool,
 }

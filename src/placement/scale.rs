@@ -30,6 +30,10 @@ const PARTS: usize = 6;
 /// instance plus what people notice, and above the gaps in a steady stream of short events: a second.
 const SMOOTH: Duration = Duration::from_secs(1);
 
+/// How long demand that the instances cannot take must be there before more than one instance is started for it. What is
+/// on its way between two nodes is counted at both for as long as their words take, some 15 ms.
+const BURST: Duration = Duration::from_millis(50);
+
 /// After so many time constants the average is what it averages, to one part in 10^8.
 const SETTLED: u32 = 20;
 
@@ -143,6 +147,8 @@ pub struct Scale {
     part_since: Mono,
     /// When there was an event last.
     used: Mono,
+    /// Since when demand is more than the instances take, and the least of it since then.
+    burst: Option<(Mono, u32)>,
 }
 
 impl Scale {
@@ -163,6 +169,7 @@ impl Scale {
             peaks,
             part_since: now,
             used: now,
+            burst: None,
         }
     }
 
@@ -181,28 +188,44 @@ impl Scale {
             // A whole window without an event: whatever the average still remembers.
             (self.average, self.peaks) = (0, [0; PARTS + 1]);
         }
-        let burst = u64::from(demand) > u64::from(self.count) * u64::from(rule.limit.get());
+        let capacity = self.count.saturating_mul(rule.limit.get());
+        self.burst = (demand > capacity).then(|| {
+            let (since, least) = self.burst.unwrap_or((now, demand));
+            (since, least.min(demand))
+        });
+        // The first event needs an instance in any case.
+        let settled = self.burst.map(|(since, least)| if now.since(since) >= BURST { least } else { capacity.max(1) });
+        let (steady, burst) = (settled.unwrap_or(demand), settled.is_some_and(|settled| settled > capacity));
         if burst {
-            self.average = self.average.max(u64::from(demand) * MILLI);
+            self.average = self.average.max(u64::from(steady) * MILLI);
         }
         // However short an event is, it needs one instance.
         let level = self.average.max(if demand > 0 { 1 } else { 0 });
         self.peaks[0] = self.peaks[0].max(level);
         let peak = self.peaks.iter().copied().max().unwrap_or(0);
         // The average may lag behind; what is there now must find a slot.
-        let now_needed = instances(level, rule).max(demand.div_ceil(rule.limit.get()));
+        let now_needed = instances(level, rule).max(steady.div_ceil(rule.limit.get()));
         // Rounding up must not make more of the margin than it is.
         let recent = instances(peak, rule);
         let most = recent + (recent * MARGIN as u32 / 100).max(1);
         let kept = instances(peak * (100 + MARGIN) / 100, rule).min(most);
         let raw = if now_needed > self.count { now_needed } else { self.count.min(kept).max(now_needed) };
-        self.count = raw.clamp(rule.min, rule.max);
+        let before = std::mem::replace(&mut self.count, raw.clamp(rule.min, rule.max));
+        if self.count != before {
+            // What is still too much is looked at anew.
+            let too_much = demand > self.count.saturating_mul(rule.limit.get());
+            self.burst = too_much.then_some((now, demand));
+        }
         self.because = self.reason(rule, (now_needed, level), (instances(peak, rule), peak), burst);
         self.count
     }
 
     /// When to call [`Self::handle`] again although nothing changed; none if time alone changes nothing.
     pub fn poll_timeout(&self, rule: &Rule) -> Option<Mono> {
+        if let Some((since, _)) = self.burst.filter(|_| self.count < rule.max) {
+            let due = since.after(BURST);
+            return Some(if due > self.seen { due } else { self.seen.after(LOOK) });
+        }
         let soft = u64::from(self.count) * u64::from(rule.target.get());
         if u64::from(self.demand) > soft && self.count < rule.max {
             return Some(self.seen.after(LOOK));

@@ -15,13 +15,14 @@ use serde::{Deserialize, Serialize};
 
 use super::elect::{able, on_duty};
 use super::places::Places;
-use super::planner::{Explanation, Needs, Planner};
+use super::planner::{Explanation, Needs, Planner, Targets};
 use super::rendezvous::{Key, elected};
 use super::scale::{Because, Rule, Scale};
 use super::view::{Constraint, Duty, Engine, Node, Singleton, Want};
+use crate::hash::hash64;
 use crate::id::{ComponentName, NodeId};
 use crate::model::Component;
-use crate::model::component::Workload;
+use crate::model::component::{RolloutOrder, Workload};
 use crate::model::share::Share;
 use crate::time::Mono;
 
@@ -42,6 +43,8 @@ pub struct Definition {
     pub singleton: Singleton,
     /// What an instance of it was started with. Another one is old.
     pub fingerprint: Arc<str>,
+    /// In which order over the nodes old instances are replaced.
+    pub order: RolloutOrder,
 }
 
 impl Definition {
@@ -57,6 +60,7 @@ impl Definition {
             constraints: constraints.to_vec(),
             singleton: Singleton::No,
             fingerprint: fingerprint.into(),
+            order: component.rollout.order,
         }
     }
 
@@ -91,6 +95,12 @@ pub struct Running {
     pub current: u32,
     /// Instances that start or are frozen.
     pub coming: u32,
+}
+
+impl Running {
+    fn has_old(&self) -> bool {
+        self.current < self.ready
+    }
 }
 
 /// How many instances there are to be, as the owner says.
@@ -341,7 +351,7 @@ impl Scheduler {
 
     /// What this node is meant to do.
     fn share(&mut self, name: &ComponentName) {
-        let Some(entry) = self.entries.get_mut(name) else { return };
+        let Some(entry) = self.entries.get(name) else { return };
         let targets = self.planner.targets(name);
         let here = entry.observed.running.get(&self.me).copied().unwrap_or_default();
         let others = || entry.observed.running.iter().filter(|(id, _)| **id != self.me);
@@ -356,8 +366,8 @@ impl Scheduler {
         let is_cordoned = duty == Duty::Cordoned && entry.wanted.count > 0;
         // On a cordoned node what serves is kept as if it had its place there.
         let kept = if is_cordoned { here.ready.min(entry.wanted.count) } else { 0 };
-        let min = entry.observed.definition.as_ref().map_or(0, |definition| definition.rule.min);
-        let max = entry.observed.definition.as_ref().map_or(0, |definition| definition.rule.max);
+        let definition = entry.observed.definition.as_ref();
+        let (min, max) = definition.map_or((0, 0), |definition| (definition.rule.min, definition.rule.max));
         let share = Share {
             count: count.max(kept),
             warm: self.planner.first(name, self.me, min),
@@ -365,9 +375,14 @@ impl Scheduler {
             serving_elsewhere: others().fold(0_u32, |sum, (_, running)| sum.saturating_add(running.ready)),
             room_elsewhere: if here.events > here.slots { room.fold(0_u32, u32::saturating_add) } else { 0 },
             full_elsewhere: elsewhere >= max && max > 0,
-            hold: false,
+            hold: here.has_old()
+                && definition.is_some_and(|definition| self.waits_its_turn(entry, definition, &targets)),
+            of: definition
+                .filter(|_| count > 0 || here != Running::default())
+                .map_or(0, |definition| hash64(definition.fingerprint.as_bytes()).max(1)),
             leave: duty == Duty::Draining,
         };
+        let Some(entry) = self.entries.get_mut(name) else { return };
         if share != entry.share {
             entry.share = share;
             self.outputs.push_back(Output::Share(name.clone(), share));
@@ -378,6 +393,25 @@ impl Scheduler {
         if gone || (forgotten && entry.said.is_none() && entry.due.is_none()) {
             self.planner.handle_want(name, None);
             self.entries.remove(name);
+        }
+    }
+}
+
+impl Scheduler {
+    /// Whether this node's old instances stay for now, because it is another node's turn to replace its own. The nodes
+    /// come in the order of their ids.
+    fn waits_its_turn(&self, entry: &Entry, definition: &Definition, targets: &Targets) -> bool {
+        let running = &entry.observed.running;
+        let mut before = running.iter().filter(|(id, _)| **id < self.me);
+        match definition.order {
+            RolloutOrder::Parallel => false,
+            RolloutOrder::Series => {
+                before.any(|(id, node)| node.has_old() || node.current < targets.get(id).copied().unwrap_or(0))
+            }
+            RolloutOrder::SeriesFirst => {
+                let some_new = running.values().any(|node| node.current > 0);
+                !some_new && before.any(|(_, node)| node.has_old())
+            }
         }
     }
 }

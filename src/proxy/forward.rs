@@ -43,10 +43,6 @@ const HELD: u64 = 12 * 1024;
 /// rank is as good as any.
 const HOPS: usize = 3;
 
-/// How often a request that waits here may look for its way again. Each time there was room elsewhere a moment before, so
-/// a second time is rare.
-const TURNS: usize = 8;
-
 /// The shortest time between two sweeps; a timer must not run without pause whatever the settings are.
 const SHORTEST: Duration = Duration::from_millis(10);
 
@@ -262,7 +258,8 @@ impl Forwarder {
         // While it is on its way to another node because the core sent it there. Its end is the head of the answer: what
         // follows is bounded by the other node's own slots.
         let mut away: Option<Away> = None;
-        let mut turns = 0;
+        // Why no instance can be here, once that was tried.
+        let mut no_room: Option<Failure> = None;
         loop {
             let asked = core.now();
             let mut free = None;
@@ -285,6 +282,7 @@ impl Forwarder {
                         Outcome::Failed(failure) => return Err(failure),
                         Outcome::Deadline => return Err(deadline_passed(errand, Phase::Handler)),
                         Outcome::Back(request, reason) => {
+                            away = None;
                             tracing::debug!(%node, component = %name, reason, "a request goes elsewhere");
                             *request
                         }
@@ -297,21 +295,47 @@ impl Forwarder {
                     continue;
                 }
             }
-            let lease = match free {
-                Some(lease) => lease,
-                None => {
+            let lease = match (free, no_room.take()) {
+                (Some(lease), _) => lease,
+                (None, Some(failure)) => return Err(failure),
+                (None, None) => {
                     let (gate, component) = (Arc::clone(errand.gate), Arc::clone(errand.component));
-                    let ask = Ask { gate, component, deadline, bytes: errand.held };
+                    // Sent elsewhere, and there is nowhere to go: it waits here until it is served.
+                    let stays = away.take().is_some() || avoid.len() >= HOPS;
+                    let ask = Ask { gate, component, deadline, bytes: errand.held, stays };
                     let lease = within(timer.as_mut(), self.lease(core, ask, retries.avoid())).await;
                     match lease.unwrap_or_else(|| Err(deadline_passed(errand, Phase::Queue))) {
-                        // There is room at another node; if it is gone again, the request waits there or here.
+                        // There is room at another node, or nothing may start here.
                         Err(failure @ Failure::Elsewhere(_)) => {
-                            away = Some(Away::begin(core, name));
-                            turns += 1;
-                            if peers.is_none() || turns > TURNS {
+                            let sent = Away::begin(core, name);
+                            if peers.is_none() {
+                                // The node that sent it here sends it on; until that is seen in what the others say of
+                                // themselves, it is on its way.
+                                let pause = self.options.backoff;
+                                telemetry::spawn("sent back", async move {
+                                    tokio::time::sleep(pause).await;
+                                    drop(sent);
+                                });
                                 return Err(failure);
                             }
                             wait += core.now().since(asked);
+                            if stays {
+                                // Nothing may start here, and all that were asked refused; in a moment it may be others.
+                                avoid = Vec::new();
+                                let pause = within(timer.as_mut(), tokio::time::sleep(self.options.backoff)).await;
+                                pause.ok_or_else(|| deadline_passed(errand, Phase::Queue))?;
+                            } else {
+                                away = Some(sent);
+                            }
+                            continue;
+                        }
+                        Err(failure @ (Failure::NoRoom { .. } | Failure::Nowhere { .. })) => {
+                            let (Some(me), Some(_)) = (core.node().filter(|me| !avoid.contains(me)), peers) else {
+                                return Err(failure);
+                            };
+                            wait += core.now().since(asked);
+                            avoid.push(me);
+                            no_room = Some(failure);
                             continue;
                         }
                         lease => lease?,

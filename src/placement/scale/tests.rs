@@ -45,17 +45,18 @@ impl Owner {
 }
 
 #[test]
-fn the_first_event_asks_for_an_instance_at_once_and_a_burst_for_all_it_needs() {
+fn the_first_event_asks_for_an_instance_at_once_and_a_burst_for_all_it_needs_in_a_moment() {
     let mut owner = Owner::new(rule(7, 10));
     assert_eq!(owner.demand(1), 1);
-    assert_eq!(owner.demand(140), 20);
-    assert_eq!(owner.scale.wanted().1, Because::Burst { events: 140, target: 7 });
+    assert_eq!(owner.demand(140), 1);
+    assert_eq!(owner.hold(140, Duration::from_millis(50)), 20);
+    assert_eq!(owner.scale.wanted().1, Because::Demand { events: 140, target: 7 });
 }
 
 #[test]
 fn what_the_instances_can_take_is_given_more_room_within_two_seconds_if_it_lasts() {
     let mut owner = Owner::new(rule(7, 10));
-    assert_eq!(owner.demand(9), 2, "nothing was there: all of it waits");
+    assert_eq!(owner.demand(9), 1, "one takes them all, if barely");
     let mut owner = Owner::new(rule(7, 10));
     owner.hold(6, SECOND);
     assert_eq!(owner.demand(9), 1, "one instance takes 10");
@@ -88,7 +89,7 @@ fn one_event_that_runs_for_hours_keeps_its_instance() {
 fn minimum_and_maximum_are_kept_and_said() {
     let mut owner = Owner::new(Rule { min: 2, max: 5, ..rule(7, 10) });
     assert_eq!(owner.demand(0), 2);
-    assert_eq!(owner.demand(140), 5);
+    assert_eq!(owner.hold(140, BURST), 5);
     assert_eq!(owner.scale.wanted().1, Because::Maximum { need: 20 });
     assert_eq!(owner.hold(0, SECOND * 100), 2);
     assert_eq!(owner.scale.wanted().1, Because::Minimum);
@@ -158,7 +159,7 @@ fn a_count_is_never_above_need_by_more_than_one_or_a_tenth() {
             owner.now = owner.now.after(Duration::from_millis(rng.below(8000)));
             let magnitude = rng.below(11);
             let demand = rng.below(1 << magnitude) as u32;
-            let count = owner.demand(demand);
+            let count = owner.hold(demand, BURST * 2);
             past.push((owner.now, demand));
             assert!(count >= 1 || demand == 0, "seed {seed}");
             assert!(u64::from(count) * 80 >= u64::from(demand), "seed {seed}: more wait than must");

@@ -37,6 +37,7 @@ impl Town {
             constraints: Vec::new(),
             singleton: Singleton::No,
             fingerprint: "one".into(),
+            order: RolloutOrder::Parallel,
         };
         let (wanted, shares, events) = Default::default();
         let mut town = Self { nodes, schedulers, definition, wanted, shares, events, now: Mono(0) };
@@ -108,6 +109,7 @@ impl Town {
             self.events.insert(NodeId(node), events);
         }
         self.run();
+        self.pass(SECOND / 5);
     }
 
     fn total(&self) -> u32 {
@@ -209,4 +211,38 @@ fn a_component_that_is_removed_is_wanted_nowhere() {
         let outputs: Vec<_> = std::iter::from_fn(|| scheduler.poll_output()).collect();
         assert!(outputs.iter().any(|output| matches!(output, Output::Share(_, share) if share.count == 0)), "{id}");
     }
+}
+
+/// Which nodes keep their old instances for now, of four that run one each; the second number is how many are new.
+fn held(order: RolloutOrder, running: [(u32, u32); 4]) -> Vec<u64> {
+    let mut town = Town::new(4);
+    town.definition.order = order;
+    town.definition.rule.min = 4;
+    let running: BTreeMap<_, _> = (1..)
+        .zip(running)
+        .map(|(id, (ready, current))| (NodeId(id), Running { ready, current, slots: ready * 10, ..Running::default() }))
+        .collect();
+    for scheduler in town.schedulers.values_mut() {
+        let definition = Some(town.definition.clone());
+        scheduler.handle_component(&api(), Observed { definition, running: running.clone(), wanted: BTreeMap::new() });
+        scheduler.settle(town.now);
+        while let Some(output) = scheduler.poll_output() {
+            if let Output::Share(_, share) = output {
+                town.shares.insert(scheduler.me, share);
+            }
+        }
+    }
+    town.shares.iter().filter(|(_, share)| share.hold).map(|(id, _)| id.0).collect()
+}
+
+#[test]
+fn nodes_replace_their_instances_in_the_order_that_the_component_wants() {
+    let (old, both, new, none) = ((1, 0), (2, 1), (1, 1), (0, 0));
+    assert_eq!(held(RolloutOrder::Parallel, [old; 4]), Vec::<u64>::new());
+    assert_eq!(held(RolloutOrder::Series, [old; 4]), [2, 3, 4]);
+    assert_eq!(held(RolloutOrder::Series, [both, old, old, old]), [2, 3, 4], "one is not done before its old one went");
+    assert_eq!(held(RolloutOrder::Series, [new, old, old, old]), [3, 4]);
+    assert_eq!(held(RolloutOrder::Series, [none, old, old, old]), [2, 3, 4], "the first starts its new one");
+    assert_eq!(held(RolloutOrder::SeriesFirst, [old; 4]), [2, 3, 4]);
+    assert_eq!(held(RolloutOrder::SeriesFirst, [both, old, old, old]), Vec::<u64>::new());
 }
