@@ -30,9 +30,10 @@ const PARTS: usize = 6;
 /// instance plus what people notice, and above the gaps in a steady stream of short events: a second.
 const SMOOTH: Duration = Duration::from_secs(1);
 
-/// How long demand that the instances cannot take must be there before more than one instance is started for it. What is
-/// on its way between two nodes is counted at both for as long as their words take, some 15 ms.
-const BURST: Duration = Duration::from_millis(50);
+/// How long demand that the instances cannot take must be there before more than one instance is started for it. Nodes
+/// look at their load every 100 ms and their words take some 15 ms: for so long an event that moved is counted twice.
+/// With 50 ms a step to 20 instances started up to 23 (`./scripts/bench scale`).
+const BURST: Duration = Duration::from_millis(150);
 
 /// After so many time constants the average is what it averages, to one part in 10^8.
 const SETTLED: u32 = 20;

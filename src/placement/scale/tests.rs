@@ -49,7 +49,7 @@ fn the_first_event_asks_for_an_instance_at_once_and_a_burst_for_all_it_needs_in_
     let mut owner = Owner::new(rule(7, 10));
     assert_eq!(owner.demand(1), 1);
     assert_eq!(owner.demand(140), 1);
-    assert_eq!(owner.hold(140, Duration::from_millis(50)), 20);
+    assert_eq!(owner.hold(140, BURST), 20);
     assert_eq!(owner.scale.wanted().1, Because::Demand { events: 140, target: 7 });
 }
 
