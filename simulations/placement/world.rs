@@ -509,15 +509,17 @@ impl World {
                 let Some(mut request) = self.hosts.get_mut(&node).and_then(|host| host.waiting.remove(&ticket)) else {
                     return Err(format!("node {node} refused a ticket twice"));
                 };
-                match &failure {
-                    Failure::Elsewhere(_) if node == request.entrance => {
-                        self.seen.note("sent elsewhere");
+                if matches!(failure, Failure::NoRoom { .. }) {
+                    self.seen.note("no room");
+                }
+                if matches!(failure, Failure::Elsewhere(_)) {
+                    self.seen.note("sent elsewhere");
+                    if node == request.entrance {
                         self.done(&request);
                         request.sent_by = Some(node);
+                    } else {
+                        later(self, MS * 20, Fact::Returned);
                     }
-                    Failure::Elsewhere(_) => later(self, MS * 20, Fact::Returned),
-                    Failure::NoRoom { .. } => self.seen.note("no room"),
-                    _ => {}
                 }
                 let is_final = matches!(failure, Failure::Deadline { .. } | Failure::QueueFull { .. });
                 return self.refused(node, request, is_final);

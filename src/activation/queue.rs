@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     fn waiter(ticket: Ticket, deadline: u64, bytes: u64) -> Waiter {
-        Waiter { ticket, since: Mono(0), deadline: Mono(deadline), bytes, stays: ticket % 2 == 0 }
+        Waiter { ticket, since: Mono(0), deadline: Mono(deadline), bytes, stays: ticket.is_multiple_of(2) }
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //!
 //! Knows nothing of nodes or instances.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -34,6 +35,9 @@ const SMOOTH: Duration = Duration::from_secs(1);
 /// look at their load every 100 ms and their words take some 15 ms: for so long an event that moved is counted twice.
 /// With 50 ms a step to 20 instances started up to 23 (`./scripts/bench scale`).
 const BURST: Duration = Duration::from_millis(150);
+
+/// Changes of demand that are remembered: one each 2 ms. With more the oldest are forgotten sooner.
+const RECENT: usize = 75;
 
 /// After so many time constants the average is what it averages, to one part in 10^8.
 const SETTLED: u32 = 20;
@@ -148,8 +152,8 @@ pub struct Scale {
     part_since: Mono,
     /// When there was an event last.
     used: Mono,
-    /// Since when demand is more than the instances take, and the least of it since then.
-    burst: Option<(Mono, u32)>,
+    /// Demand and since when, as far as it counts for what was there for all of [`BURST`]; the oldest first.
+    recent: VecDeque<(Mono, u32)>,
 }
 
 impl Scale {
@@ -170,7 +174,7 @@ impl Scale {
             peaks,
             part_since: now,
             used: now,
-            burst: None,
+            recent: VecDeque::from([(now, 0)]),
         }
     }
 
@@ -190,13 +194,10 @@ impl Scale {
             (self.average, self.peaks) = (0, [0; PARTS + 1]);
         }
         let capacity = self.count.saturating_mul(rule.limit.get());
-        self.burst = (demand > capacity).then(|| {
-            let (since, least) = self.burst.unwrap_or((now, demand));
-            (since, least.min(demand))
-        });
+        let steady = self.steady(demand, now);
         // The first event needs an instance in any case.
-        let settled = self.burst.map(|(since, least)| if now.since(since) >= BURST { least } else { capacity.max(1) });
-        let (steady, burst) = (settled.unwrap_or(demand), settled.is_some_and(|settled| settled > capacity));
+        let steady = if demand > capacity { steady.max(capacity.max(1)) } else { demand };
+        let burst = steady > capacity;
         if burst {
             self.average = self.average.max(u64::from(steady) * MILLI);
         }
@@ -211,21 +212,17 @@ impl Scale {
         let most = recent + (recent * MARGIN as u32 / 100).max(1);
         let kept = instances(peak * (100 + MARGIN) / 100, rule).min(most);
         let raw = if now_needed > self.count { now_needed } else { self.count.min(kept).max(now_needed) };
-        let before = std::mem::replace(&mut self.count, raw.clamp(rule.min, rule.max));
-        if self.count != before {
-            // What is still too much is looked at anew.
-            let too_much = demand > self.count.saturating_mul(rule.limit.get());
-            self.burst = too_much.then_some((now, demand));
-        }
+        self.count = raw.clamp(rule.min, rule.max);
         self.because = self.reason(rule, (now_needed, level), (instances(peak, rule), peak), burst);
         self.count
     }
 
     /// When to call [`Self::handle`] again although nothing changed; none if time alone changes nothing.
     pub fn poll_timeout(&self, rule: &Rule) -> Option<Mono> {
-        if let Some((since, _)) = self.burst.filter(|_| self.count < rule.max) {
-            let due = since.after(BURST);
-            return Some(if due > self.seen { due } else { self.seen.after(LOOK) });
+        if self.demand > self.count.saturating_mul(rule.limit.get()) && self.count < rule.max {
+            // When the oldest counts no more.
+            let due = self.recent.get(1).map(|(since, _)| since.after(BURST));
+            return Some(due.filter(|due| *due > self.seen).unwrap_or_else(|| self.seen.after(LOOK)));
         }
         let soft = u64::from(self.count) * u64::from(rule.target.get());
         if u64::from(self.demand) > soft && self.count < rule.max {
@@ -251,6 +248,15 @@ impl Scale {
         }
         self.demand = demand;
         self.seen = self.seen.max(now);
+    }
+
+    /// The demand that was there for all of the last [`BURST`].
+    fn steady(&mut self, demand: u32, now: Mono) -> u32 {
+        self.recent.push_back((now, demand));
+        while self.recent.get(1).is_some_and(|(next, _)| now.since(*next) >= BURST) || self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.iter().map(|(_, demand)| *demand).min().unwrap_or(0)
     }
 
     fn slide(&mut self, rule: &Rule, now: Mono) {
