@@ -144,7 +144,9 @@ impl Machine {
                 }
             }
             if quiet {
-                self.places = self.scheduler.places();
+                if let Some(places) = self.scheduler.take_places() {
+                    self.places = places;
+                }
                 return effects;
             }
         }

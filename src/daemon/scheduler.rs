@@ -97,7 +97,9 @@ impl Task {
                 () = timer => {}
             }
             self.scheduler.settle(self.clock.mono());
-            self.places.store(Arc::new(self.scheduler.places()));
+            if let Some(places) = self.scheduler.take_places() {
+                self.places.store(Arc::new(places));
+            }
             while let Some(output) = self.scheduler.poll_output() {
                 match output {
                     Output::Say(component, wanted) => self.board.want(&component, wanted),

@@ -163,6 +163,8 @@ pub struct Scheduler {
     timers: BTreeSet<(Mono, ComponentName)>,
     touched: BTreeSet<ComponentName>,
     outputs: VecDeque<Output>,
+    /// Whether nodes or wants changed since somebody took the places.
+    moved: bool,
 }
 
 impl Scheduler {
@@ -177,6 +179,7 @@ impl Scheduler {
             timers: BTreeSet::new(),
             touched: BTreeSet::new(),
             outputs: VecDeque::new(),
+            moved: true,
         }
     }
 
@@ -188,6 +191,7 @@ impl Scheduler {
         if gone.is_empty() && changed.is_empty() {
             return;
         }
+        self.moved = true;
         for id in &gone {
             self.planner.handle_node(*id, None);
         }
@@ -245,14 +249,10 @@ impl Scheduler {
         self.timers.first().map(|(due, _)| *due)
     }
 
-    /// What readers need to choose a node for an instance that cannot wait for the plan.
-    pub fn places(&self) -> Places {
-        Places::of(&self.planner)
-    }
-
-    /// The components that are wanted or run somewhere.
-    pub fn components(&self) -> impl Iterator<Item = &ComponentName> {
-        self.entries.keys()
+    /// What readers need to choose a node for an instance that cannot wait for the plan; none if it is what it was. A
+    /// copy of all nodes is not made for every change of a load.
+    pub fn take_places(&mut self) -> Option<Places> {
+        std::mem::take(&mut self.moved).then(|| Places::of(&self.planner))
     }
 
     /// Why a component is where it is. `definition`: for one that is not wanted at the moment.
@@ -301,6 +301,7 @@ impl Scheduler {
             if entry.said.take().is_some() {
                 self.outputs.push_back(Output::Say(name.clone(), None));
             }
+            self.moved = true;
             self.planner.handle_want(name, None);
             return;
         };
@@ -346,7 +347,9 @@ impl Scheduler {
         });
         let covered = cordoned.fold(0_u32, |sum, (_, running)| sum.saturating_add(running.ready));
         let planned = entry.wanted.count.saturating_sub(covered);
-        self.planner.handle_want(name, Some(definition.want(planned, entry.wanted.because)));
+        let want = definition.want(planned, entry.wanted.because);
+        self.moved |= self.planner.want(name).is_none_or(|before| !before.plans_as(&want));
+        self.planner.handle_want(name, Some(want));
     }
 
     /// What this node is meant to do.

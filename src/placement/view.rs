@@ -128,6 +128,11 @@ impl Want {
         if self.singleton == Singleton::No { self.wanted } else { self.wanted.min(1) }
     }
 
+    /// Whether the plan is the same with the other one.
+    pub(super) fn plans_as(&self, other: &Self) -> bool {
+        self.count() == other.count() && self.places_as(other)
+    }
+
     /// Whether targets are the same with the other one.
     pub(super) fn places_as(&self, other: &Self) -> bool {
         self.reserve == other.reserve

@@ -142,7 +142,7 @@ fn demand_anywhere_is_summed_up_by_one_node_and_shared_by_all() {
     town.demand(2, 0);
     town.pass(SECOND * 20);
     assert_eq!((town.total(), town.wanted.len()), (0, 0), "nothing is wanted, and nobody says so for ever");
-    assert!(town.schedulers.values().all(|scheduler| scheduler.components().next().is_none()));
+    assert!(town.schedulers.values().all(|scheduler| scheduler.entries.is_empty()));
 }
 
 #[test]
