@@ -37,7 +37,7 @@ fn put(node: &Daemon, path: &str, value: &str) -> Value {
 }
 
 fn deploy(node: &Daemon, name: &str, more: Value) {
-    let mut document = json!({"command": [cluster::testapp()], "concurrency": 100, "instances": {"max": 1}});
+    let mut document = json!({"command": [cluster::sample::testapp()], "concurrency": 100, "instances": {"max": 1}});
     if let (Some(document), Some(more)) = (document.as_object_mut(), more.as_object()) {
         document.extend(more.clone());
     }

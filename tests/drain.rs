@@ -113,7 +113,7 @@ fn drain_says_why_it_does_not_and_what_it_waits_for() {
     let (code, text) = maelctl(node, &["node", "cordon", "n0"]);
     assert!(code == 6 && text.contains("no other node is alive and active") && text.contains("--force"), "{text}");
     // An open request keeps its instance, and who waits is told after the time that it gave.
-    let nap = json!({"command": [cluster::testapp()], "concurrency": 100, "min": 1});
+    let nap = json!({"command": [cluster::sample::testapp()], "concurrency": 100, "min": 1});
     node.put("components", "nap", &nap.to_string());
     let source = json!({"component": "nap", "http": {"host": "nap.localhost"}});
     node.put("sources", "nap", &source.to_string());

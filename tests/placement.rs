@@ -15,7 +15,7 @@ use cluster::Cluster;
 use cluster::daemon::{Daemon, try_exchange};
 
 fn deploy(cluster: &Cluster, name: &str, more: Value) {
-    let mut document = json!({"command": [cluster::testapp()]});
+    let mut document = json!({"command": [cluster::sample::testapp()]});
     if let (Some(document), Some(more)) = (document.as_object_mut(), more.as_object()) {
         document.extend(more.clone());
     }

@@ -31,7 +31,7 @@ fn first_json(text: &str) -> Value {
 }
 
 fn document(more: Value) -> Value {
-    let mut document = json!({"command": [cluster::testapp()], "concurrency": 100, "min": 1, "max": 1});
+    let mut document = json!({"command": [cluster::sample::testapp()], "concurrency": 100, "min": 1, "max": 1});
     if let (Some(document), Some(more)) = (document.as_object_mut(), more.as_object()) {
         document.extend(more.clone());
     }
@@ -138,7 +138,7 @@ fn the_definitions_before_are_kept_through_a_crash_of_all_and_undo_brings_each_o
     let mut cluster = start("kept");
     for mark in 2..=3 {
         let env = format!("MARK={mark}");
-        let command = cluster::testapp().display().to_string();
+        let command = cluster::sample::testapp().display().to_string();
         let words = ["comp", "put", "api", "--command", &command, "--env", &env, "--min", "1", "--max", "1", "--wait"];
         let (code, text) = maelctl(&cluster.nodes[mark % 3], &words);
         assert!(code == 0 && text.contains("done"), "{code} {text}\n{}", cluster.logs());
@@ -178,7 +178,7 @@ fn the_definitions_before_are_kept_through_a_crash_of_all_and_undo_brings_each_o
 #[test]
 fn waiting_for_a_put_ends_with_the_code_that_scripts_expect() {
     let daemon = Daemon::start("process");
-    let command = cluster::testapp().display().to_string();
+    let command = cluster::sample::testapp().display().to_string();
     let put = |more: &[&str]| {
         let words = ["comp", "put", "api", "--command", &command, "--min", "1", "--start-timeout", "2s", "--wait"];
         maelctl(&daemon, &[&words[..], more].concat())

@@ -3,8 +3,8 @@
 #![allow(clippy::disallowed_methods, reason = "tests measure real time")]
 
 use std::num::NonZeroU16;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::path::Path;
+use std::sync::Arc;
 
 use maelstrom::failure::Phase;
 use maelstrom::id::InstanceId;
@@ -14,28 +14,16 @@ use maelstrom::runtime::{BoxFuture, InstanceSpec, LogBook, Owner, Runtime, Runti
 use tokio::sync::mpsc;
 
 use support::contract::{self, Bench, component, new_owner, quiet};
+use support::sample::testapp;
 
 mod support {
     pub mod contract;
+    pub mod sample;
 }
 
 contract_tests!(Some(ProcessBench));
 
 struct ProcessBench;
-
-/// The sample component, built once per run: cargo builds examples only when all targets are asked for.
-fn testapp() -> PathBuf {
-    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("testapp-{}", std::process::id()));
-        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/testapp.rs");
-        let mut built = std::process::Command::new(rustc);
-        built.args(["--edition", "2024", "-O", "-o"]).arg(&path).arg(source);
-        assert!(built.status().expect("rustc runs").success(), "the sample component does not build");
-        path
-    });
-    BUILT.clone()
-}
 
 fn program(argv: &[&str]) -> Workload {
     Workload::Command(Command { argv: argv.iter().map(|&word| word.into()).collect(), cwd: None })

@@ -97,13 +97,6 @@ impl Share {
     }
 }
 
-/// The nodes in the order of this key, the preferred one first.
-pub fn ranked(key: &Key, nodes: impl IntoIterator<Item = (NodeId, NonZeroU32)>) -> Vec<NodeId> {
-    let mut order: Vec<_> = nodes.into_iter().map(|(node, weight)| (key.cost(node, Share::of(weight)), node)).collect();
-    order.sort_unstable();
-    order.into_iter().map(|(_, node)| node).collect()
-}
-
 /// The first node in the order of this key; none if there is no node.
 pub fn elected(key: &Key, nodes: impl IntoIterator<Item = (NodeId, NonZeroU32)>) -> Option<NodeId> {
     nodes.into_iter().map(|(node, weight)| (key.cost(node, Share::of(weight)), node)).min().map(|(_, node)| node)
@@ -114,6 +107,14 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    /// The nodes in the order of this key, the preferred one first.
+    fn ranked(key: &Key, nodes: impl IntoIterator<Item = (NodeId, NonZeroU32)>) -> Vec<NodeId> {
+        let mut order: Vec<_> =
+            nodes.into_iter().map(|(node, weight)| (key.cost(node, Share::of(weight)), node)).collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, node)| node).collect()
+    }
 
     fn name(index: u32) -> ComponentName {
         format!("component-{index}").parse().expect("a name")

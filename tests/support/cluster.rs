@@ -7,8 +7,8 @@
 #![allow(missing_docs, unreachable_pub, reason = "shared by tests only")]
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 pub mod daemon;
 #[path = "relay.rs"]
 pub mod relay;
+#[path = "sample.rs"]
+pub mod sample;
 
 use daemon::{Daemon, PATIENCE, Ports, Site};
 use relay::{Relay, Weather};
@@ -176,20 +178,6 @@ impl Drop for Cluster {
             let _ = std::process::Command::new("kill").args(["-TERM", &node.pid().to_string()]).status();
         }
     }
-}
-
-/// The sample component, built once per run: cargo builds examples only when all targets are asked for.
-pub fn testapp() -> PathBuf {
-    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("testapp-{}", std::process::id()));
-        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/testapp.rs");
-        let mut built = std::process::Command::new(rustc);
-        built.args(["--edition", "2024", "-O", "-o"]).arg(&path).arg(source);
-        assert!(built.status().expect("rustc runs").success(), "the sample component does not build");
-        path
-    });
-    BUILT.clone()
 }
 
 /// Name and state of each node, as this one sees them.
