@@ -50,6 +50,7 @@ use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{Found, Owner, Runtime, RuntimeError, RuntimeEvent};
 use crate::slots::Gates;
 use crate::source::HttpSource;
+use crate::source::courier::{Components, Courier};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 use crate::time::Wall;
@@ -353,6 +354,11 @@ impl Daemon {
             clock,
             runtime: runtime.name(),
             engine: Arc::clone(&runtime),
+            courier: Courier::new(
+                Arc::clone(&core),
+                Arc::clone(&forwarder),
+                Arc::clone(&catalog) as Arc<dyn Components>,
+            ),
             catalog,
             registrar: registrar.clone(),
             cluster: cluster.clone(),
@@ -360,7 +366,6 @@ impl Daemon {
             messages: messages.clone(),
             logs,
             core,
-            forwarder,
             board: Arc::clone(&board),
             duties: duties_seen,
             questions,

@@ -15,5 +15,5 @@ mod upstream;
 
 pub use body::{Body, Payload};
 pub use forward::{Forwarder, Options, Timing};
-pub use headers::Origin;
+pub use headers::{DELIVERY, Origin};
 pub use hop::{PeerStream, Peers};

@@ -1,7 +1,10 @@
-//! Where events come from. HTTP is here: the listener, and the one place where a failure becomes a status code.
+//! Where events come from. HTTP is here: the listener, and the one place where a failure becomes a status code; and what
+//! sources have in common that make their events themselves.
 //!
 //! Knows the router's table and hands requests to the proxy; knows nothing of instances.
 
+pub mod attend;
+pub mod courier;
 pub mod http;
 pub mod respond;
 mod stream;

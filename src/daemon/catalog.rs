@@ -19,7 +19,8 @@ use crate::model::cfg::{CfgKey, CfgName, Given};
 use crate::model::{Component, Source};
 use crate::rollout::Revisions;
 use crate::router::Table;
-use crate::slots::Gates;
+use crate::slots::{Gate, Gates};
+use crate::source::courier::Components;
 use crate::time::Wall;
 
 mod settings;
@@ -385,9 +386,10 @@ impl Catalog {
         }
         self.table.store(Arc::new(table));
     }
+}
 
-    /// Where events for this component go, without a source: for `invoke`.
-    pub(crate) fn live(&self, name: &ComponentName) -> Option<(Arc<Component>, Arc<crate::slots::Gate>)> {
+impl Components for Catalog {
+    fn live(&self, name: &ComponentName) -> Option<(Arc<Component>, Arc<Gate>)> {
         let component = Arc::clone(&self.read().component(name)?.value);
         Some((component, self.gates.get(name)))
     }

@@ -37,12 +37,10 @@ use crate::id::{ComponentName, NodeId, NodeName, SourceName};
 use crate::intake::Intake;
 use crate::model::cfg::CfgKey;
 use crate::model::duty::Duty;
-use crate::model::source::Trigger;
 use crate::model::{Component, Source};
-use crate::proxy::{Forwarder, Payload};
-use crate::router::Target;
 use crate::runtime::logs::{Followed, Line, LogBook, sanitized};
 use crate::runtime::{BoxFuture, Runtime};
+use crate::source::courier::{Components as _, Courier, Event};
 use crate::time::Wall;
 use crate::wire;
 
@@ -63,7 +61,7 @@ pub(crate) struct Desk {
     pub(crate) messages: mpsc::Sender<Message>,
     pub(crate) logs: Arc<LogBook>,
     pub(crate) core: Arc<dyn Intake>,
-    pub(crate) forwarder: Arc<Forwarder>,
+    pub(crate) courier: Courier,
     pub(crate) cluster: Cluster,
     pub(crate) peer: SocketAddr,
     pub(crate) board: Arc<Board>,
@@ -174,15 +172,10 @@ impl Desk {
 
     fn source_view(&self, definitions: &Definitions, entry: &Entry<Source>) -> SourceView {
         let source = &entry.value;
-        let kind = match &source.trigger {
-            Trigger::Http(_) => "http",
-            Trigger::Cron(_) => "cron",
-            Trigger::Sqs(_) => "sqs",
-        };
         SourceView {
             name: source.name.to_string(),
             version: entry.version.to_string(),
-            kind: kind.to_owned(),
+            kind: source.trigger.name().to_owned(),
             component: source.component.to_string(),
             enabled: source.enabled,
             definition: source.to_doc(),
@@ -190,7 +183,7 @@ impl Desk {
             conflict: conflict(&entry.others, |doc| Source::parse(&source.name, doc).ok().map(|other| other.to_doc())),
             updated_at: rfc3339(entry.updated),
             next_at: None,
-            problem: (kind != "http").then(|| format!("this version does not act on {kind} sources yet")),
+            problem: None,
         }
     }
 
@@ -735,22 +728,23 @@ impl Control for Desk {
 
     fn invoke(&self, component: ComponentName, event: Invoke) -> BoxFuture<'_, Result<Invoked, ApiError>> {
         Box::pin(async move {
-            let Some(live) = self.catalog.live(&component) else { return Err(self.unknown_component(&component)) };
-            let source: SourceName = "invoke".parse().map_err(|_| stopping())?;
-            let target = Target { source, component: component.clone(), live: Some(live), strip: None };
-            let mut request = http::Request::builder()
-                .method(event.method)
-                .uri(&event.path)
-                .body(Payload::from(event.body))
-                .map_err(|error| ApiError::invalid(format!("path {:?}: {error}", event.path)))?;
-            *request.headers_mut() = event.headers;
-            request
-                .headers_mut()
-                .entry(http::header::HOST)
-                .or_insert(http::HeaderValue::from_static("invoke.maelstrom"));
+            if self.catalog.live(&component).is_none() {
+                return Err(self.unknown_component(&component));
+            }
+            let Invoke { method, path, headers, body, timeout } = event;
+            let event = Event {
+                source: "invoke".parse().map_err(|_| stopping())?,
+                component: component.clone(),
+                method,
+                path,
+                headers,
+                said: http::HeaderMap::new(),
+                body,
+                timeout: None,
+            };
             let begun = self.core.now();
-            let call = self.forwarder.call(&self.core, &target, request);
-            let response = match event.timeout {
+            let call = self.courier.open(event);
+            let response = match timeout {
                 None => call.await,
                 Some(limit) => tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
                     let phase = crate::failure::Phase::Handler;

@@ -26,6 +26,7 @@ use crate::node::Input;
 use crate::placement::way::{Choice, There, choose};
 use crate::placement::{Places, scheduler};
 use crate::slots::Slots;
+use crate::source::courier::Components as _;
 use crate::time::Mono;
 
 /// Handle to the loop, for the data plane.

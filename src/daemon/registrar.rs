@@ -542,12 +542,7 @@ impl Desk {
         if let Some(other) = conflict(source, definitions.sources.values().map(|entry| &*entry.value)) {
             return Err(EditError::Taken { other: other.clone() });
         }
-        Ok(match &source.trigger {
-            crate::model::source::Trigger::Http(_) => Vec::new(),
-            crate::model::source::Trigger::Cron(_) | crate::model::source::Trigger::Sqs(_) => {
-                vec!["stored and listed; this version acts on http sources only".to_owned()]
-            }
-        })
+        Ok(Vec::new())
     }
 
     /// Puts definitions in place. Readers wait no longer than for that.

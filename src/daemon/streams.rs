@@ -12,6 +12,7 @@ use super::cluster::Cluster;
 use crate::id::NodeId;
 use crate::intake::Intake;
 use crate::proxy::{Forwarder, PeerStream, Peers};
+use crate::source::courier::Components as _;
 use crate::telemetry;
 
 use tokio_util::task::TaskTracker;

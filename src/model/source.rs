@@ -1,17 +1,25 @@
-//! An event source: what activates a component.
+//! An event source: what activates a component. Each kind has a file here that says what its section of the document
+//! means, and a line in `triggers!`.
 //!
 //! Knows nothing of the components that exist, nor of how events are taken in.
 
-use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use serde_json::Value;
 
 use crate::id::{ComponentName, SourceName};
+use crate::model::reader::{Errors, Object};
 
+mod cron;
 pub mod defaults;
 mod doc;
+mod http;
 mod parse;
+mod sqs;
 #[cfg(test)]
 mod tests;
+
+pub use cron::Cron;
+pub use http::Http;
+pub use sqs::Sqs;
 
 /// A validated event source definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,60 +34,74 @@ pub struct Source {
     pub trigger: Trigger,
 }
 
-/// Where events come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trigger {
+/// What one kind of trigger is in a document: the object under its name.
+trait Section: Sized {
+    /// The field of the document that holds it, and the word for the kind.
+    const NAME: &'static str;
+    /// Its fields.
+    const FIELDS: &'static [&'static str];
+
+    /// Reads it; every error is noted.
+    fn read(object: &Object<'_>, errors: &mut Errors) -> Option<Self>;
+
+    /// All of it, defaults written out.
+    fn to_doc(&self) -> Value;
+}
+
+/// Makes [`Trigger`] of the kinds that there are.
+macro_rules! triggers {
+    ($($(#[$doc:meta])* $kind:ident,)+) => {
+        /// Where events come from.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum Trigger {
+            $($(#[$doc])* $kind($kind),)+
+        }
+
+        impl Trigger {
+            /// The kinds, as documents name them.
+            pub const NAMES: &'static [&'static str] = &[$(<$kind as Section>::NAME,)+];
+            /// The fields of a document.
+            const TOP: &'static [&'static str] = &[parse::COMMON[0], parse::COMMON[1], $(<$kind as Section>::NAME,)+];
+
+            /// The kind, as documents name it.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$kind(_) => <$kind as Section>::NAME,)+
+                }
+            }
+
+            fn to_doc(&self) -> Value {
+                match self {
+                    $(Self::$kind(section) => section.to_doc(),)+
+                }
+            }
+
+            /// Reads the section that is there. Each is read even if there is one too many: all errors at once.
+            fn read(top: &Object<'_>, errors: &mut Errors) -> Option<Self> {
+                let mut read = None;
+                $(
+                    let object = top.get(<$kind as Section>::NAME).object(<$kind as Section>::FIELDS, errors);
+                    let section = object.and_then(|object| <$kind as Section>::read(&object, errors));
+                    read = read.or(section.map(Self::$kind));
+                )+
+                read
+            }
+        }
+
+        impl Source {
+            /// Every field that a document may have: the path of the object (empty for the document itself) and the
+            /// names.
+            pub const FIELDS: &'static [(&'static str, &'static [&'static str])] =
+                &[("", Trigger::TOP), $((<$kind as Section>::NAME, <$kind as Section>::FIELDS),)+];
+        }
+    };
+}
+
+triggers! {
     /// Requests to a host and path.
-    Http(Http),
+    Http,
     /// A schedule.
-    Cron(Cron),
+    Cron,
     /// A queue.
-    Sqs(Sqs),
-}
-
-/// Requests to a host and path prefix. At least one of the two is given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Http {
-    /// Lower-case host without port: exact, or `*.` and a domain; `None` is any host.
-    pub host: Option<String>,
-    /// Starts with `/`, no trailing `/` unless it is `/`; matches whole segments.
-    pub path: String,
-    /// Whether the prefix is cut off before the component sees the path.
-    pub strip_prefix: bool,
-}
-
-/// A schedule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cron {
-    /// As the user wrote it, syntax checked; single spaces, and `@every` and `@at` in one spelling.
-    pub expression: String,
-    /// IANA name of the zone; UTC unless said.
-    pub timezone: String,
-    /// `GET`, `POST`, ...
-    pub method: String,
-    /// Path of the request, starts with `/`.
-    pub path: String,
-    /// Headers of the request.
-    pub headers: BTreeMap<String, String>,
-    /// Body of the request.
-    pub body: Option<String>,
-}
-
-/// A queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sqs {
-    /// Name, URL, or name prefix.
-    pub queue: String,
-    /// Whether `queue` is a prefix: all queues that start with it, in the order of their names.
-    pub prefix: bool,
-    /// Path of the request, starts with `/`.
-    pub path: String,
-    /// Messages handled at once in the cluster.
-    pub concurrency: NonZeroU32,
-    /// Messages per request, 1 to 10.
-    pub batch: u8,
-    /// Region; that of the environment if none.
-    pub region: Option<String>,
-    /// Endpoint URL in place of the provider's.
-    pub endpoint: Option<String>,
+    Sqs,
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use http::header::HeaderValue;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri, Version, request};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::io::AsyncWrite;
@@ -175,8 +175,8 @@ impl Forwarder {
         self.run(core, target, request, origin).await.map(|(response, _)| response)
     }
 
-    /// Calls a component on our own behalf: an invocation, a schedule, a queue. [`Timing`] is in the extensions of the
-    /// answer.
+    /// Calls a component on our own behalf: an invocation, a schedule, a queue. `said` are the `maelstrom-*` headers by
+    /// which the event says what it is. [`Timing`] is in the extensions of the answer.
     ///
     /// # Errors
     /// As [`Forwarder::forward`].
@@ -185,8 +185,9 @@ impl Forwarder {
         core: &Arc<dyn Intake>,
         target: &Target,
         request: Request<Payload>,
+        said: HeaderMap,
     ) -> Result<Response<Body>, Failure> {
-        let (mut response, timing) = self.run(core, target, request, &Origin::inside()).await?;
+        let (mut response, timing) = self.run(core, target, request, &Origin::inside(said)).await?;
         response.extensions_mut().insert(timing);
         Ok(response)
     }

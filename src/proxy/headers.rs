@@ -20,6 +20,9 @@ pub const DEADLINE_MS: HeaderName = HeaderName::from_static("maelstrom-deadline-
 /// The component that is asked.
 pub const COMPONENT: HeaderName = HeaderName::from_static("maelstrom-component");
 
+/// `at-most-once` on an event that must not be sent again.
+pub const DELIVERY: HeaderName = HeaderName::from_static("maelstrom-delivery");
+
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -30,7 +33,17 @@ const ADDED: usize = 10;
 
 /// Where a request came from, worked out once per connection.
 #[derive(Debug, Clone)]
-pub struct Origin(Option<Outside>);
+pub struct Origin(Whence);
+
+#[derive(Debug, Clone)]
+enum Whence {
+    /// A client.
+    Outside(Outside),
+    /// A client whose address is no header value.
+    Unknown,
+    /// We ourselves, and what we say of the event.
+    Inside(HeaderMap),
+}
 
 #[derive(Debug, Clone)]
 struct Outside {
@@ -48,17 +61,18 @@ impl Origin {
             IpAddr::V4(address) => address.to_string(),
             IpAddr::V6(address) => format!("\"[{address}]\""),
         };
-        let Ok(value) = HeaderValue::from_str(&client.to_string()) else { return Self(None) };
-        Self(Some(Outside {
+        let Ok(value) = HeaderValue::from_str(&client.to_string()) else { return Self(Whence::Unknown) };
+        Self(Whence::Outside(Outside {
             client: value,
             port: HeaderValue::from(local.port()),
             forwarded: format!("for={node};proto=http;host="),
         }))
     }
 
-    /// We ourselves: a schedule, a queue, an invocation. No forwarding headers are set.
-    pub fn inside() -> Self {
-        Self(None)
+    /// We ourselves: a schedule, a queue, an invocation. No forwarding headers are set; `said` are the `maelstrom-*`
+    /// headers by which the event says what it is, and take the place of any that the request has.
+    pub fn inside(said: HeaderMap) -> Self {
+        Self(Whence::Inside(said))
     }
 }
 
@@ -120,7 +134,10 @@ pub(crate) fn to_instance(parts: &mut request::Parts, marks: &Marks<'_>) {
     if let Some(host) = &host {
         headers.insert(header::HOST, host.clone());
     }
-    if let Some(outside) = &marks.origin.0 {
+    if let Whence::Inside(said) = &marks.origin.0 {
+        headers.extend(said.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
+    if let Whence::Outside(outside) = &marks.origin.0 {
         headers.insert(FORWARDED_FOR, outside.client.clone());
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
         headers.insert(FORWARDED_PORT, outside.port.clone());

@@ -1,5 +1,6 @@
 //! When a request may be tried again. The rule: as long as no byte of it was written, any request; after that only a
-//! safe one without a body, once, because a handler that is killed by a request must not be killed all over.
+//! safe one without a body, once, because a handler that is killed by a request must not be killed all over. One of our
+//! own that says `maelstrom-delivery: at-most-once` is not repeated even then.
 //!
 //! Does nothing itself.
 
@@ -8,6 +9,7 @@ use http_body::Body as _;
 
 use crate::id::InstanceId;
 use crate::proxy::body::Payload;
+use crate::proxy::headers::DELIVERY;
 
 /// What went wrong with one try.
 #[derive(Debug)]
@@ -33,7 +35,8 @@ impl Retries {
     /// `tries` is the number of instances that are asked at most.
     pub(crate) fn new(tries: u32, request: &Request<Payload>) -> Self {
         let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
-        let head = (safe && request.body().is_end_stream()).then(|| copy(request));
+        let once = request.headers().get(DELIVERY).is_some_and(|value| value == "at-most-once");
+        let head = (safe && !once && request.body().is_end_stream()).then(|| copy(request));
         Self { left: tries.saturating_sub(1), head, avoid: Vec::new() }
     }
 
@@ -115,5 +118,9 @@ mod tests {
             let second = retries.next(&instance(), Trouble::Lost("reset".into()));
             assert_eq!(second.err(), Some(Some((true, "reset".into()))));
         }
+        let mut once = request(Method::GET, "");
+        once.headers_mut().insert(DELIVERY, http::HeaderValue::from_static("at-most-once"));
+        let lost = Retries::new(3, &once).next(&instance(), Trouble::Lost("reset".into()));
+        assert_eq!(lost.err(), Some(Some((true, "reset".into()))));
     }
 }

@@ -624,7 +624,7 @@ async fn a_call_of_our_own_says_where_its_time_went() {
     let target = std::sync::Arc::clone(rig.table.load().lookup("a", "/").expect("a target"));
     let core: std::sync::Arc<dyn maelstrom::intake::Intake> = rig.entrance().1.clone();
     let request = Request::post("/head").body(Payload::from(Bytes::from_static(b"abc"))).expect("a request");
-    let answer = rig.entrance().0.call(&core, &target, request).await.expect("an answer");
+    let answer = rig.entrance().0.call(&core, &target, request, HeaderMap::new()).await.expect("an answer");
     let timing = answer.extensions().get::<Timing>().expect("timing").clone();
     assert_eq!((timing.tries, timing.instance.as_str()), (1, "api-00000000"));
     assert!(timing.connect > Duration::ZERO && timing.first_byte > Duration::ZERO);

@@ -1,5 +1,8 @@
 //! Event sources from documents and back. Knows nothing of other parts of the crate.
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -36,12 +39,12 @@ fn each_kind_gets_its_defaults() {
         good(json!({"component": "api", "enabled": false, "cron": {"schedule": "0  8 * * mon", "path": "/run?x=1"}}))
             .to_doc(),
         json!({"component": "api", "enabled": false, "cron": {"schedule": "0 8 * * mon", "timezone": "UTC",
-            "method": "GET", "path": "/run?x=1", "headers": {}, "body": null}})
+            "method": "GET", "path": "/run?x=1", "headers": {}, "body": null, "timeout": null}})
     );
     assert_eq!(
         good(json!({"component": "api", "sqs": {"queue": "jobs.fifo", "path": "/job"}})).to_doc(),
         json!({"component": "api", "enabled": true, "sqs": {"queue": "jobs.fifo", "prefix": false, "path": "/job",
-            "concurrency": 10, "batch": 1, "region": null, "endpoint": null}})
+            "concurrency": 10, "batch": 1, "region": null, "endpoint": null, "timeout": null}})
     );
 }
 
@@ -176,7 +179,8 @@ fn any_trigger() -> impl Strategy<Value = Trigger> {
     let cron = (schedule, zone, method, "/[a-z?]{0,8}", headers, prop::option::of("\\PC{0,12}")).prop_map(
         |(expression, timezone, method, path, headers, body)| {
             let (expression, timezone, method) = (expression.to_owned(), timezone.to_owned(), method.to_owned());
-            Trigger::Cron(Cron { expression, timezone, method, path, headers, body })
+            let timeout = body.is_some().then_some(Duration::from_secs(90));
+            Trigger::Cron(Cron { expression, timezone, method, path, headers, body, timeout })
         },
     );
     let sqs = (
@@ -190,7 +194,8 @@ fn any_trigger() -> impl Strategy<Value = Trigger> {
         .prop_map(|(queue, prefix, path, concurrency, batch, region)| {
             let concurrency = NonZeroU32::new(concurrency).expect("not zero");
             let endpoint = (batch > 5).then(|| "http://localhost:9324".to_owned());
-            Trigger::Sqs(Sqs { queue, prefix, path, concurrency, batch, region, endpoint })
+            let timeout = prefix.then_some(Duration::from_millis(1500));
+            Trigger::Sqs(Sqs { queue, prefix, path, concurrency, batch, region, endpoint, timeout })
         });
     prop_oneof![http, cron, sqs]
 }

@@ -3,6 +3,7 @@
 //! Turns flags into the document that the API takes; the node checks the values.
 
 use maelstrom::admin::client::Kind;
+use maelstrom::model::source::Trigger;
 
 use crate::cli;
 use crate::context::Context;
@@ -19,8 +20,24 @@ Examples:
   maelctl es put web -f web.yml
 ";
 
-/// The three triggers; a source has one of them.
-const TRIGGERS: [&str; 3] = ["http", "cron", "sqs"];
+mod cron;
+mod http;
+mod sqs;
+
+/// The flags of one kind of trigger.
+trait Section {
+    /// The object of the document that they fill.
+    const NAME: &'static str;
+
+    /// Whether the flag is there that makes a source one of this kind.
+    fn is_chosen(&self) -> bool;
+
+    /// Whether any of the flags is there.
+    fn is_given(&self) -> bool;
+
+    /// Puts them into the document.
+    fn fill(self, doc: &mut Document);
+}
 
 #[derive(Debug, clap::Args)]
 #[command(before_help = EXAMPLES)]
@@ -37,84 +54,31 @@ pub(crate) struct Args {
     #[command(flatten)]
     put: PutFlags,
     #[command(flatten)]
-    http: Http,
+    http: http::Flags,
     #[command(flatten)]
-    cron: Cron,
+    cron: cron::Flags,
     #[command(flatten)]
-    sqs: Sqs,
+    sqs: sqs::Flags,
     #[command(flatten)]
     request: Request,
 }
 
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Requests from outside")]
-struct Http {
-    /// Host, or `*.` and a domain [default: any]
-    #[arg(long, value_name = "HOST", conflicts_with_all = ["schedule", "queue"])]
-    http_host: Option<String>,
-    /// Path prefix, by whole segments [default: /]
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["schedule", "queue"])]
-    http_path: Option<String>,
-    /// Cut the prefix off before the component sees the path
-    #[arg(long, conflicts_with_all = ["schedule", "queue"])]
-    strip_prefix: bool,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "A schedule")]
-struct Cron {
-    /// Such as '*/5 * * * *' or @daily
-    #[arg(long = "cron", id = "schedule", value_name = "EXPR", conflicts_with = "queue")]
-    schedule: Option<String>,
-    /// Time zone [default: UTC]
-    #[arg(long, value_name = "ZONE", conflicts_with = "queue")]
-    tz: Option<String>,
-    /// Method of the request [default: GET, or POST with a body]
-    #[arg(long, conflicts_with = "queue")]
-    method: Option<String>,
-    /// Header of the request
-    #[arg(long = "header", value_name = "'NAME: VALUE'", value_parser = cli::header, conflicts_with = "queue")]
-    headers: Vec<(String, String)>,
-    /// Body of the request
-    #[arg(long, value_name = "TEXT", conflicts_with = "queue")]
-    body: Option<String>,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "A queue")]
-struct Sqs {
-    /// Name or URL of an SQS queue
-    #[arg(long = "sqs", id = "queue", value_name = "QUEUE")]
-    queue: Option<String>,
-    /// QUEUE is a prefix: all queues that start with it
-    #[arg(long)]
-    prefix: bool,
-    /// Messages handled at once in the cluster
-    #[arg(long, value_name = "N")]
-    concurrency: Option<u32>,
-    /// Messages per request, 1 to 10
-    #[arg(long, value_name = "N")]
-    batch: Option<u32>,
-    /// Region [default: that of the node's environment]
-    #[arg(long)]
-    region: Option<String>,
-    /// In place of the provider's endpoint
-    #[arg(long, value_name = "URL")]
-    endpoint: Option<String>,
-}
-
+/// For the kinds that make requests of their own.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "A schedule or a queue")]
 struct Request {
     /// Path of the request to the component
     #[arg(long)]
     path: Option<String>,
+    /// For how long an answer is waited for [default: the component's request timeout]
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<String>,
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let (name, dry_run, expect) = (args.name.clone(), args.put.dry_run, args.put.expect());
     let document = document(args)?;
-    if !TRIGGERS.iter().any(|trigger| document.has(trigger)) {
+    if !Trigger::NAMES.iter().any(|trigger| document.has(trigger)) {
         return Err(Failure::usage("nothing says where events come from")
             .hint("give --http-host or --http-path, --cron, --sqs or -f FILE; `maelctl es put --help` has examples"));
     }
@@ -128,47 +92,35 @@ fn document(args: Args) -> Result<Document, Failure> {
     if args.disabled {
         doc.set("enabled", Some(false));
     }
-    let Http { http_host, http_path, strip_prefix } = args.http;
-    // A trigger by flags takes the place of another one in the file.
-    let chosen = [http_host.is_some() || http_path.is_some(), args.cron.schedule.is_some(), args.sqs.queue.is_some()];
-    if let Some(chosen) = chosen.iter().position(|given| *given) {
-        for (index, trigger) in TRIGGERS.iter().enumerate() {
-            if index != chosen {
-                doc.remove(trigger);
-            }
-        }
+    let mut given = Vec::new();
+    fill(args.http, &mut doc, &mut given);
+    fill(args.cron, &mut doc, &mut given);
+    fill(args.sqs, &mut doc, &mut given);
+    if let [first, second, ..] = given[..] {
+        return Err(Failure::usage(format!("flags of {first} and of {second} are given at once"))
+            .hint("a source has one trigger; `maelctl es put --help` lists the flags of each"));
     }
-    doc.set("http.host", http_host);
-    doc.set("http.path", http_path);
-    if strip_prefix {
-        doc.set("http.strip_prefix", Some(true));
-    }
-    let Cron { schedule, tz, method, headers, body } = args.cron;
-    doc.set("cron.schedule", schedule);
-    doc.set("cron.timezone", tz);
-    doc.set("cron.method", method);
-    doc.pairs("cron.headers", headers);
-    doc.set("cron.body", body);
-    let Sqs { queue, prefix, concurrency, batch, region, endpoint } = args.sqs;
-    doc.set("sqs.queue", queue);
-    if prefix {
-        doc.set("sqs.prefix", Some(true));
-    }
-    doc.set("sqs.concurrency", concurrency);
-    doc.set("sqs.batch", batch);
-    doc.set("sqs.region", region);
-    doc.set("sqs.endpoint", endpoint);
-    if args.request.path.is_some() {
-        match (doc.has("cron"), doc.has("sqs")) {
-            (true, _) => doc.set("cron.path", args.request.path),
-            (false, true) => doc.set("sqs.path", args.request.path),
-            (false, false) => {
-                return Err(Failure::usage("--path is the path of a schedule's or a queue's request")
-                    .hint("requests from outside are chosen by --http-path"));
-            }
-        }
+    let Request { path, timeout } = args.request;
+    for (flag, field, value) in [("--path", "path", path), ("--timeout", "timeout", timeout)] {
+        let Some(value) = value else { continue };
+        let Some(section) = Trigger::NAMES.iter().find(|name| **name != http::Flags::NAME && doc.has(name)) else {
+            return Err(Failure::usage(format!("{flag} is about the request of a schedule or a queue"))
+                .hint("requests from outside are chosen by --http-path"));
+        };
+        doc.set(&format!("{section}.{field}"), Some(value));
     }
     Ok(doc)
+}
+
+/// A trigger by flags takes the place of another one in the file.
+fn fill<S: Section>(flags: S, doc: &mut Document, given: &mut Vec<&'static str>) {
+    if flags.is_given() {
+        given.push(S::NAME);
+    }
+    if flags.is_chosen() {
+        Trigger::NAMES.iter().filter(|name| **name != S::NAME).for_each(|name| doc.remove(name));
+    }
+    flags.fill(doc);
 }
 
 #[cfg(test)]
@@ -192,8 +144,20 @@ mod tests {
             (vec!["--http-host", "a.example", "--http-path", "/a", "--strip-prefix"], "http"),
             (
                 vec![
-                    "--cron", "@daily", "--tz", "UTC", "--method", "POST", "--header", "a: b", "--body", "x", "--path",
+                    "--cron",
+                    "@daily",
+                    "--tz",
+                    "UTC",
+                    "--method",
+                    "POST",
+                    "--header",
+                    "a: b",
+                    "--body",
+                    "x",
+                    "--path",
                     "/",
+                    "--timeout",
+                    "90s",
                 ],
                 "cron",
             ),
@@ -212,6 +176,8 @@ mod tests {
                     "http://localhost:9324",
                     "--path",
                     "/",
+                    "--timeout",
+                    "90s",
                 ],
                 "sqs",
             ),
