@@ -54,11 +54,11 @@ pub(crate) struct Args {
     #[command(flatten)]
     put: PutFlags,
     #[command(flatten)]
-    http: http::Flags,
+    http: http::HttpFlags,
     #[command(flatten)]
-    cron: cron::Flags,
+    cron: cron::CronFlags,
     #[command(flatten)]
-    sqs: sqs::Flags,
+    sqs: sqs::SqsFlags,
     #[command(flatten)]
     request: Request,
 }
@@ -103,7 +103,7 @@ fn document(args: Args) -> Result<Document, Failure> {
     let Request { path, timeout } = args.request;
     for (flag, field, value) in [("--path", "path", path), ("--timeout", "timeout", timeout)] {
         let Some(value) = value else { continue };
-        let Some(section) = Trigger::NAMES.iter().find(|name| **name != http::Flags::NAME && doc.has(name)) else {
+        let Some(section) = Trigger::NAMES.iter().find(|name| **name != http::HttpFlags::NAME && doc.has(name)) else {
             return Err(Failure::usage(format!("{flag} is about the request of a schedule or a queue"))
                 .hint("requests from outside are chosen by --http-path"));
         };

@@ -5,7 +5,7 @@ use crate::document::Document;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "A schedule")]
-pub(super) struct Flags {
+pub(super) struct CronFlags {
     /// Such as '*/5 * * * *' or @daily
     #[arg(long = "cron", id = "schedule", value_name = "EXPR")]
     schedule: Option<String>,
@@ -23,7 +23,7 @@ pub(super) struct Flags {
     body: Option<String>,
 }
 
-impl super::Section for Flags {
+impl super::Section for CronFlags {
     const NAME: &'static str = "cron";
 
     fn is_chosen(&self) -> bool {

@@ -4,7 +4,7 @@ use crate::document::Document;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Requests from outside")]
-pub(super) struct Flags {
+pub(super) struct HttpFlags {
     /// Host, or `*.` and a domain [default: any]
     #[arg(long, value_name = "HOST")]
     http_host: Option<String>,
@@ -16,7 +16,7 @@ pub(super) struct Flags {
     strip_prefix: bool,
 }
 
-impl super::Section for Flags {
+impl super::Section for HttpFlags {
     const NAME: &'static str = "http";
 
     fn is_chosen(&self) -> bool {

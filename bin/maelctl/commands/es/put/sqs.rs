@@ -4,7 +4,7 @@ use crate::document::Document;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "A queue")]
-pub(super) struct Flags {
+pub(super) struct SqsFlags {
     /// Name or URL of an SQS queue
     #[arg(long = "sqs", id = "queue", value_name = "QUEUE")]
     queue: Option<String>,
@@ -25,7 +25,7 @@ pub(super) struct Flags {
     endpoint: Option<String>,
 }
 
-impl super::Section for Flags {
+impl super::Section for SqsFlags {
     const NAME: &'static str = "sqs";
 
     fn is_chosen(&self) -> bool {
