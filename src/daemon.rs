@@ -18,6 +18,7 @@ mod rollback;
 mod rollouts;
 mod scheduler;
 mod seal;
+mod seats;
 mod streams;
 
 use std::net::SocketAddr;
@@ -50,6 +51,7 @@ use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{Found, Owner, Runtime, RuntimeError, RuntimeEvent};
 use crate::slots::Gates;
 use crate::source::HttpSource;
+use crate::source::attend::Attendant;
 use crate::source::courier::{Components, Courier};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
@@ -160,6 +162,7 @@ pub struct Daemon {
     fatal: watch::Receiver<Option<String>>,
     board: Arc<Board>,
     peer_requests: TaskTracker,
+    seats_leaving: seats::Leaving,
 }
 
 impl Daemon {
@@ -336,6 +339,13 @@ impl Daemon {
             messages.clone(),
             clock,
         );
+        let courier =
+            Courier::new(Arc::clone(&core), Arc::clone(&forwarder), Arc::clone(&catalog) as Arc<dyn Components>);
+        // A kind of source that nodes are elected for has its line here.
+        let attendants: Vec<Arc<dyn Attendant>> = Vec::new();
+        let (seats, seats_leaving) =
+            seats::Task::new(Arc::clone(&board), Arc::clone(&catalog), scheduler.nodes(), clock, attendants);
+        telemetry::spawn("seats", seats.run(leave.clone()));
         telemetry::spawn("scheduler", scheduler.run());
         let peer_requests = TaskTracker::new();
         let serving = streams::serve(
@@ -354,11 +364,7 @@ impl Daemon {
             clock,
             runtime: runtime.name(),
             engine: Arc::clone(&runtime),
-            courier: Courier::new(
-                Arc::clone(&core),
-                Arc::clone(&forwarder),
-                Arc::clone(&catalog) as Arc<dyn Components>,
-            ),
+            courier,
             catalog,
             registrar: registrar.clone(),
             cluster: cluster.clone(),
@@ -412,6 +418,7 @@ impl Daemon {
             fatal: failed,
             board,
             peer_requests,
+            seats_leaving,
         })
     }
 
@@ -456,7 +463,7 @@ impl Daemon {
         self.board.change(|facts| facts.draining = true);
         self.stop_serving.cancel();
         // The listener bounds this by the drain timeout itself.
-        self.http_source.drained().await;
+        tokio::join!(self.http_source.drained(), self.seats_leaving.wait(self.config.drain_timeout));
         // What other nodes sent here before they heard of it.
         self.peer_requests.close();
         if tokio::time::timeout(self.config.drain_timeout, self.peer_requests.wait()).await.is_err() {

@@ -50,6 +50,8 @@ impl Kind {
     pub const REVISIONS: Self = Self(7);
     /// How many instances of a component are wanted, said by the node that counts for it.
     pub const WANTED: Self = Self(8);
+    /// Which seats of an event source a node holds, said by itself.
+    pub const SEATS: Self = Self(9);
 }
 
 impl fmt::Display for Kind {
@@ -63,6 +65,7 @@ impl fmt::Display for Kind {
             Self::FACTS => f.pad("facts"),
             Self::REVISIONS => f.pad("revisions"),
             Self::WANTED => f.pad("wanted"),
+            Self::SEATS => f.pad("seats"),
             Self(other) => write!(f, "kind-{other}"),
         }
     }

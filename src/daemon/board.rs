@@ -15,10 +15,11 @@ use tokio::task::JoinHandle;
 use crate::crdt::bulletin::{Bulletin, Heard, Sheet, Taken};
 use crate::crdt::{Key, Kind, Row};
 use crate::gossip::Peer;
-use crate::id::{ComponentName, NodeId};
+use crate::id::{ComponentName, NodeId, SourceName};
 use crate::model::duty::Duty;
 use crate::model::instance::InstanceState;
 use crate::placement::scheduler::Wanted;
+use crate::placement::seats::Claim;
 use crate::telemetry;
 use crate::transport::Transport;
 
@@ -125,6 +126,7 @@ pub(crate) struct Heards {
     pub(crate) facts: BTreeMap<NodeId, Facts>,
     pub(crate) loads: BTreeMap<ComponentName, BTreeMap<NodeId, Load>>,
     pub(crate) wanted: BTreeMap<ComponentName, BTreeMap<NodeId, Wanted>>,
+    pub(crate) seats: BTreeMap<SourceName, BTreeMap<NodeId, Claim>>,
 }
 
 /// What changed since somebody last looked. Bounded by the number of components.
@@ -145,6 +147,7 @@ pub(crate) struct Board {
     news: Mutex<News>,
     has_news: Notify,
     tellers: Mutex<BTreeMap<NodeId, JoinHandle<()>>>,
+    seat_news: watch::Sender<u64>,
 }
 
 impl Board {
@@ -157,6 +160,7 @@ impl Board {
             news: Mutex::default(),
             has_news: Notify::new(),
             tellers: Mutex::default(),
+            seat_news: watch::Sender::new(0),
         };
         board.say(facts);
         Arc::new(board)
@@ -233,6 +237,18 @@ impl Board {
         }
     }
 
+    /// Which seats of a source this node holds; nothing any more if `None`.
+    pub(crate) fn seats(&self, source: &SourceName, claim: Option<Claim>) {
+        let row = claim.as_ref().and_then(row);
+        put(&mut self.heard.write().unwrap_or_else(PoisonError::into_inner).seats, source.clone(), self.me, claim);
+        self.post(Kind::SEATS, source.as_str(), row);
+    }
+
+    /// Changes whenever another node says something new of its seats.
+    pub(crate) fn seat_news(&self) -> watch::Receiver<u64> {
+        self.seat_news.subscribe()
+    }
+
     fn post(&self, kind: Kind, name: &str, row: Option<Row>) {
         // A name of a component is a key.
         let Ok(key) = Key::new(kind, name) else { return };
@@ -283,6 +299,9 @@ impl Board {
     fn tell_of(&self, keys: &[Key]) {
         if keys.iter().any(|key| key.kind() == Kind::FACTS) {
             self.nodes_changed();
+        }
+        if keys.iter().any(|key| key.kind() == Kind::SEATS) {
+            self.seat_news.send_modify(|count| *count += 1);
         }
         let about = keys.iter().filter(|key| [Kind::LOAD, Kind::WANTED].contains(&key.kind()));
         self.changed(about.filter_map(|key| key.name().parse().ok()));
@@ -357,6 +376,11 @@ impl Heards {
                     self.wants(component, owner, value(row));
                 }
             }
+            Kind::SEATS => {
+                if let Ok(source) = key.name().parse() {
+                    put(&mut self.seats, source, owner, value(row));
+                }
+            }
             // A later release says more.
             _ => {}
         }
@@ -371,19 +395,14 @@ impl Heards {
     }
 }
 
-fn put<T>(
-    all: &mut BTreeMap<ComponentName, BTreeMap<NodeId, T>>,
-    component: ComponentName,
-    owner: NodeId,
-    value: Option<T>,
-) {
+fn put<K: Ord, T>(all: &mut BTreeMap<K, BTreeMap<NodeId, T>>, about: K, owner: NodeId, value: Option<T>) {
     match value {
-        Some(value) => drop(all.entry(component).or_default().insert(owner, value)),
+        Some(value) => drop(all.entry(about).or_default().insert(owner, value)),
         None => {
-            if let Some(of) = all.get_mut(&component) {
+            if let Some(of) = all.get_mut(&about) {
                 of.remove(&owner);
                 if of.is_empty() {
-                    all.remove(&component);
+                    all.remove(&about);
                 }
             }
         }

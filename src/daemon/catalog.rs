@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard};
 use arc_swap::ArcSwap;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use tokio::sync::watch;
 
 use super::seal::Seal;
 use crate::activation::Fact;
@@ -323,6 +324,7 @@ pub(crate) struct Catalog {
     pub(crate) table: Arc<ArcSwap<Table>>,
     gates: Arc<Gates>,
     seal: Seal,
+    changes: watch::Sender<u64>,
 }
 
 impl Catalog {
@@ -332,6 +334,7 @@ impl Catalog {
             table: Arc::new(ArcSwap::from_pointee(Table::default())),
             gates,
             seal,
+            changes: watch::Sender::new(0),
         };
         catalog.route();
         catalog
@@ -343,6 +346,12 @@ impl Catalog {
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut Definitions)) {
         change(&mut self.definitions.write().unwrap_or_else(std::sync::PoisonError::into_inner));
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Changes with every change of any definition.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// What seals new secrets.

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::board::{Board, Facts, Heards, Load, News};
 use super::catalog::{Catalog, fingerprint};
@@ -54,6 +54,8 @@ pub(crate) struct Task {
     questions: mpsc::Receiver<Question>,
     /// All nodes as they were last told.
     nodes: BTreeMap<NodeId, Node>,
+    /// The same for those who elect.
+    shown: watch::Sender<Arc<BTreeMap<NodeId, Node>>>,
     /// What a definition with these settings means for placement: making its fingerprint takes longer than all the rest.
     definitions: BTreeMap<ComponentName, (Arc<Component>, Option<String>, Definition)>,
 }
@@ -69,8 +71,15 @@ impl Task {
     ) -> (Self, mpsc::Sender<Question>) {
         let (asks, questions) = mpsc::channel(QUESTIONS);
         let (scheduler, nodes, definitions) = (Scheduler::new(board.me()), BTreeMap::new(), BTreeMap::new());
-        let task = Self { scheduler, board, catalog, view, places, messages, clock, questions, nodes, definitions };
+        let shown = watch::Sender::default();
+        let task =
+            Self { scheduler, board, catalog, view, places, messages, clock, questions, nodes, shown, definitions };
         (task, asks)
+    }
+
+    /// All nodes as placement sees them, from now on.
+    pub(crate) fn nodes(&self) -> watch::Receiver<Arc<BTreeMap<NodeId, Node>>> {
+        self.shown.subscribe()
     }
 
     /// Runs until the loop that starts and stops instances is gone.
@@ -126,6 +135,7 @@ impl Task {
             let known = self.nodes.values().filter(|node| node.presence != Presence::Left).count();
             let seen = self.nodes.values().filter(|node| node.presence.can_act()).count();
             self.scheduler.handle_nodes(self.nodes.clone(), seen * 2 > known);
+            self.shown.send_replace(Arc::new(self.nodes.clone()));
         }
         for component in news.components {
             let observed = self.observe(&component);

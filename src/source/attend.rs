@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::model::Source;
 
@@ -18,8 +19,12 @@ pub trait Attendant: fmt::Debug + Send + Sync + 'static {
     /// Whether it takes this source.
     fn takes(&self, source: &Source) -> bool;
 
-    /// Looks after one seat of a source until `seat.quit`, then finishes or gives back what is under way and returns:
-    /// only then another node may take the seat. A return before that gives the seat up for a moment.
+    /// Looks after one seat of a source until `seat.quit`, then takes nothing new, finishes or gives back what must not
+    /// meet the work of the next holder, and returns: another node takes the seat then, or after
+    /// `placement::seats::HANDOVER` if that is sooner. A return before `quit` gives the seat up for a moment.
+    ///
+    /// What may go on beside the work of the next holder (a run of a schedule that is written down as open) must not
+    /// hold the seat: spawn it on `seat.rest`, for which the node waits before it stops.
     fn attend(self: Arc<Self>, seat: Seat) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
@@ -36,4 +41,6 @@ pub struct Seat {
     pub wanted: watch::Sender<u32>,
     /// Take nothing new, and return when all is done.
     pub quit: CancellationToken,
+    /// What goes on after the seat was given back. A node that stops waits for it as for requests.
+    pub rest: TaskTracker,
 }
