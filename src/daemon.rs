@@ -235,6 +235,7 @@ impl Daemon {
             name: config.name.to_string(),
             runtime: runtime.name().to_owned(),
             draining: duty == Duty::Draining,
+            attends: false,
             duty,
             memory,
             labels: config.labels.clone(),

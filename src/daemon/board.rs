@@ -51,6 +51,9 @@ pub(crate) struct Facts {
     /// What people want of it.
     #[serde(default)]
     pub(crate) duty: Duty,
+    /// It has listened long enough to be elected for seats of sources.
+    #[serde(default)]
+    pub(crate) attends: bool,
     /// Bytes that instances may set aside.
     #[serde(default)]
     pub(crate) memory: u64,

@@ -264,6 +264,7 @@ mod tests {
             name: format!("n{n}"),
             runtime: "process".into(),
             draining: false,
+            attends: false,
             duty: Duty::Active,
             memory: 1 << 30,
             labels: BTreeMap::new(),

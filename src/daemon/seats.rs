@@ -4,10 +4,12 @@
 //! Everything is read as it stands now, so it does not matter how often something changed in between.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,8 +18,8 @@ use super::catalog::Catalog;
 use super::clock::Clock;
 use crate::id::{NodeId, SourceName};
 use crate::model::Source;
-use crate::placement::Node;
-use crate::placement::seats::{Output, Seats};
+use crate::placement::seats::{HANDOVER, Output, Seats};
+use crate::placement::{Duty, Node};
 use crate::source::attend::{Attendant, Seat};
 use crate::telemetry;
 
@@ -134,8 +136,13 @@ impl Task {
     }
 
     fn look_at_nodes(&mut self) {
-        let nodes = Arc::clone(&self.nodes.borrow_and_update());
-        self.seats.handle_nodes(BTreeMap::clone(&nodes));
+        let mut nodes = BTreeMap::clone(&self.nodes.borrow_and_update());
+        let heard = self.board.read();
+        let is_ready = |id: &NodeId| heard.facts.get(id).is_none_or(|facts| facts.attends);
+        let new = nodes.iter_mut().filter(|(id, node)| node.duty == Duty::Active && !is_ready(id));
+        new.for_each(|(_, node)| node.duty = Duty::Cordoned);
+        drop(heard);
+        self.seats.handle_nodes(nodes);
     }
 
     fn look_at_claims(&mut self) {
@@ -184,6 +191,7 @@ impl Task {
         self.seats.settle(self.clock.mono());
         while let Some(output) = self.seats.poll_output() {
             match output {
+                Output::Ready => self.board.change(|facts| facts.attends = true),
                 Output::Take(name, seat) => self.attend(name, seat),
                 Output::Quit(name, seat) => {
                     tracing::info!(source = %name, seat, "leaving this seat");
@@ -225,20 +233,28 @@ impl Task {
             quit: quit.clone(),
             rest: self.rest.clone(),
         });
-        self.attended.insert((name.clone(), seat), Attended { kind, quit, source, width });
-        telemetry::spawn("attendant", attend(work, name, seat, wanted_seen, self.reports.0.clone()));
+        let reports = self.reports.0.clone();
+        let work = telemetry::spawn("source", self.rest.track_future(work));
+        telemetry::spawn("attendant", follow(work, name.clone(), seat, wanted_seen, quit.clone(), reports));
+        self.attended.insert((name, seat), Attended { kind, quit, source, width });
     }
 }
 
-/// Passes on what an attendant measures, and says when it returned, also after a panic.
-async fn attend(
-    work: impl Future<Output = ()> + Send + 'static,
+/// Passes on what an attendant measures, and says when it has left the seat: when it returned, also by a panic, or when it
+/// was waited for long enough.
+async fn follow(
+    mut work: JoinHandle<()>,
     name: SourceName,
     seat: u32,
     mut wanted: watch::Receiver<u32>,
+    quit: CancellationToken,
     reports: mpsc::Sender<Report>,
 ) {
-    let mut work = telemetry::spawn("source", work);
+    let waited = async {
+        quit.cancelled().await;
+        tokio::time::sleep(HANDOVER).await;
+    };
+    let mut waited = pin!(waited);
     loop {
         tokio::select! {
             biased;
@@ -246,6 +262,10 @@ async fn attend(
                 if let Err(error) = ended {
                     tracing::error!(source = %name, seat, %error, "the attendant failed");
                 }
+                break;
+            }
+            () = &mut waited => {
+                tracing::warn!(source = %name, seat, after = ?HANDOVER, "still finishing: the seat is given back all the same");
                 break;
             }
             Ok(()) = wanted.changed(), if seat == 0 => {

@@ -27,8 +27,8 @@ mod tests;
 /// are seen. Joining takes a second where the first packet is lost (its next try comes after one).
 pub const LISTEN: Duration = Duration::from_secs(2);
 
-/// A node that is still finishing is waited for so long; then the next one begins beside it. Longer than most handlers
-/// take, shorter than people wait for a queue that nobody reads.
+/// A node that was asked to leave a seat says that it left after so long, finished or not; then the next one begins beside
+/// it. Longer than most handlers take, shorter than people wait for a queue that nobody reads. The shell keeps to it.
 pub const HANDOVER: Duration = Duration::from_secs(30);
 
 /// Before a seat that was given up without being asked is taken again: whatever made that happen is logged once a second.
@@ -61,6 +61,9 @@ impl Claim {
 /// What follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
+    /// It has listened: tell the others that it may be elected. Until they hear that, and until it is in what
+    /// [`Seats::handle_nodes`] is given, the node counts as cordoned here.
+    Ready,
     /// Attend to this seat.
     Take(SourceName, u32),
     /// Leave this seat, and say [`Seats::left`] when that is done.
@@ -89,8 +92,6 @@ struct Source {
     mine: BTreeMap<u32, Mine>,
     /// What this node measured while it held seat 0.
     measured: Option<u32>,
-    /// Since when a seat that is to be ours is left by others.
-    left_since: BTreeMap<u32, Mono>,
     said: Option<Claim>,
     width: u32,
 }
@@ -99,7 +100,8 @@ struct Source {
 #[derive(Debug)]
 pub struct Seats {
     me: NodeId,
-    listens_until: Mono,
+    /// None once it has listened.
+    listens_until: Option<Mono>,
     nodes: BTreeMap<NodeId, Node>,
     sources: BTreeMap<SourceName, Source>,
     /// Sources about which something changed.
@@ -113,7 +115,7 @@ impl Seats {
     pub fn new(me: NodeId, now: Mono) -> Self {
         Self {
             me,
-            listens_until: now.after(LISTEN),
+            listens_until: Some(now.after(LISTEN)),
             nodes: BTreeMap::new(),
             sources: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -122,7 +124,7 @@ impl Seats {
         }
     }
 
-    /// All nodes, this one among them.
+    /// All nodes, this one among them; those that have not said yet that they are ready as cordoned ones.
     pub fn handle_nodes(&mut self, nodes: BTreeMap<NodeId, Node>) {
         self.nodes = nodes;
         self.dirty.extend(self.sources.keys().cloned());
@@ -189,7 +191,7 @@ impl Seats {
 
     /// When [`Seats::settle`] should be called again.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        self.timers.first().map(|(due, _)| *due)
+        self.timers.first().map(|(due, _)| *due).into_iter().chain(self.listens_until).min()
     }
 
     /// What follows from all that was said, one after the other.
@@ -199,6 +201,10 @@ impl Seats {
 
     /// Draws the conclusions; call it after any `handle` and when [`Seats::poll_timeout`] is due.
     pub fn settle(&mut self, now: Mono) {
+        if self.listens_until.take_if(|until| *until <= now).is_some() {
+            self.outputs.push_back(Output::Ready);
+            self.dirty.extend(self.sources.keys().cloned());
+        }
         while let Some((due, name)) = self.timers.first().cloned().filter(|(due, _)| *due <= now) {
             self.timers.remove(&(due, name.clone()));
             self.dirty.insert(name);
@@ -254,21 +260,10 @@ impl Seats {
             }
             Some(Mine::Paused(_)) | None => drop(source.mine.remove(&seat)),
         }
-        let is_held = source.claims.values().any(|claim| claim.held.contains(&seat));
-        let is_left = source.claims.values().any(|claim| claim.leaving.contains(&seat));
-        if !is_mine || is_held || !is_left {
-            source.left_since.remove(&seat);
-        }
-        if !is_mine || is_held {
+        let is_taken = |claim: &Claim| claim.held.contains(&seat) || claim.leaving.contains(&seat);
+        if !is_mine || self.listens_until.is_some() || source.claims.values().any(is_taken) {
             return;
         }
-        let free = if is_left { source.left_since.entry(seat).or_insert(now).after(HANDOVER) } else { now };
-        let free = free.max(self.listens_until);
-        if free > now {
-            self.timers.insert((free, name.clone()));
-            return;
-        }
-        source.left_since.remove(&seat);
         source.mine.insert(seat, Mine::Held);
         self.outputs.push_back(Output::Take(name.clone(), seat));
     }
