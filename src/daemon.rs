@@ -53,6 +53,7 @@ use crate::slots::Gates;
 use crate::source::HttpSource;
 use crate::source::attend::Attendant;
 use crate::source::courier::{Components, Courier};
+use crate::source::once::Later;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 use crate::time::Wall;
@@ -343,9 +344,15 @@ impl Daemon {
         let courier =
             Courier::new(Arc::clone(&core), Arc::clone(&forwarder), Arc::clone(&catalog) as Arc<dyn Components>);
         // A kind of source that nodes are elected for has its line here.
-        let attendants: Vec<Arc<dyn Attendant>> = Vec::new();
-        let (seats, seats_leaving) =
-            seats::Task::new(Arc::clone(&board), Arc::clone(&catalog), scheduler.nodes(), clock, attendants);
+        let attendants: Vec<Arc<dyn Attendant>> = vec![Arc::new(Later::new(courier.clone(), Clock::wall))];
+        let (seats, seats_leaving) = seats::Task::new(
+            Arc::clone(&board),
+            Arc::clone(&catalog),
+            scheduler.nodes(),
+            clock,
+            registrar.clone(),
+            attendants,
+        );
         telemetry::spawn("seats", seats.run(leave.clone()));
         telemetry::spawn("scheduler", scheduler.run());
         let peer_requests = TaskTracker::new();

@@ -6,6 +6,7 @@
 pub mod attend;
 pub mod courier;
 pub mod http;
+pub mod once;
 pub mod respond;
 mod stream;
 

@@ -16,9 +16,11 @@ use tokio_util::task::TaskTracker;
 use super::board::Board;
 use super::catalog::Catalog;
 use super::clock::Clock;
+use super::registrar::{Edit, EditError, Registrar};
+use crate::crdt::Expect;
 use crate::id::{NodeId, SourceName};
 use crate::model::Source;
-use crate::placement::seats::{HANDOVER, Output, Seats};
+use crate::placement::seats::{AGAIN, HANDOVER, Output, Seats};
 use crate::placement::{Duty, Node};
 use crate::source::attend::{Attendant, Seat};
 use crate::telemetry;
@@ -61,6 +63,7 @@ pub(crate) struct Task {
     /// The sources that somebody attends to, and who.
     sources: BTreeMap<SourceName, (usize, Arc<Source>)>,
     rest: TaskTracker,
+    registrar: Registrar,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     idle: watch::Sender<bool>,
 }
@@ -71,6 +74,7 @@ impl Task {
         catalog: Arc<Catalog>,
         nodes: watch::Receiver<Arc<BTreeMap<NodeId, Node>>>,
         clock: Clock,
+        registrar: Registrar,
         attendants: Vec<Arc<dyn Attendant>>,
     ) -> (Self, Leaving) {
         let (idle, is_idle) = watch::channel(true);
@@ -87,6 +91,7 @@ impl Task {
             widths: BTreeMap::new(),
             sources: BTreeMap::new(),
             rest,
+            registrar,
             reports: mpsc::channel(REPORTS),
             idle,
         };
@@ -225,30 +230,56 @@ impl Task {
         let (source, source_seen) = watch::channel(Arc::clone(source));
         let (width, width_seen) = watch::channel(self.widths.get(&name).copied().unwrap_or(1));
         let (wanted, wanted_seen) = watch::channel(1);
+        let over = CancellationToken::new();
         let work = Arc::clone(attendant).attend(Seat {
             source: source_seen,
             slot: seat,
             width: width_seen,
             wanted,
             quit: quit.clone(),
+            over: over.clone(),
             rest: self.rest.clone(),
         });
         let reports = self.reports.0.clone();
         let work = telemetry::spawn("source", self.rest.track_future(work));
-        telemetry::spawn("attendant", follow(work, name.clone(), seat, wanted_seen, quit.clone(), reports));
+        let (registrar, sources, of, until) = (self.registrar.clone(), source.subscribe(), name.clone(), quit.clone());
+        telemetry::spawn("attendant", async move {
+            follow(work, &of, seat, wanted_seen, until, &reports).await;
+            if over.is_cancelled() {
+                remove(&registrar, &sources).await;
+            }
+            let _ = reports.send(Report::Left(of, seat)).await;
+        });
         self.attended.insert((name, seat), Attended { kind, quit, source, width });
     }
 }
 
-/// Passes on what an attendant measures, and says when it has left the seat: when it returned, also by a panic, or when it
-/// was waited for long enough.
+/// Removes a source that is over, unless it was changed or removed in the meantime.
+async fn remove(registrar: &Registrar, source: &watch::Receiver<Arc<Source>>) {
+    let done = Arc::clone(&source.borrow());
+    loop {
+        // A change that came in the meantime is another event.
+        if *source.borrow() != done {
+            return;
+        }
+        let edit = Edit::RemoveSource { name: done.name.clone(), expect: Expect::Any };
+        match registrar.edit(edit).await {
+            Ok(_) => return tracing::info!(source = %done.name, "over, and removed"),
+            Err(EditError::NotFound { .. }) => return,
+            Err(error) => tracing::warn!(source = %done.name, %error, "a source that is over could not be removed"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Passes on what an attendant measures, until it returned, also by a panic, or was waited for long enough.
 async fn follow(
     mut work: JoinHandle<()>,
-    name: SourceName,
+    name: &SourceName,
     seat: u32,
     mut wanted: watch::Receiver<u32>,
     quit: CancellationToken,
-    reports: mpsc::Sender<Report>,
+    reports: &mpsc::Sender<Report>,
 ) {
     let waited = async {
         quit.cancelled().await;
@@ -274,7 +305,6 @@ async fn follow(
             }
         }
     }
-    let _ = reports.send(Report::Left(name, seat)).await;
 }
 
 /// What a daemon that stops waits for.

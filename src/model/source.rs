@@ -12,6 +12,7 @@ mod cron;
 pub mod defaults;
 mod doc;
 mod http;
+mod once;
 mod parse;
 mod sqs;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod tests;
 
 pub use cron::Cron;
 pub use http::Http;
+pub use once::Once;
 pub use sqs::Sqs;
 
 /// A validated event source definition.
@@ -104,4 +106,6 @@ triggers! {
     Cron,
     /// A queue.
     Sqs,
+    /// One event, later.
+    Once,
 }

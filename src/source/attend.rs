@@ -41,6 +41,9 @@ pub struct Seat {
     pub wanted: watch::Sender<u32>,
     /// Take nothing new, and return when all is done.
     pub quit: CancellationToken,
+    /// Cancelled by the attendant: nothing is left to do, ever. The source is removed once the attendant has returned, and
+    /// before the seat is given back.
+    pub over: CancellationToken,
     /// What goes on after the seat was given back. A node that stops waits for it as for requests.
     pub rest: TaskTracker,
 }

@@ -85,6 +85,12 @@ impl Courier {
         self.components.live(name).map(|(component, _)| component)
     }
 
+    /// A pause of three quarters of this up to all of it: those that failed together do not come again together.
+    pub fn jittered(&self, pause: Duration) -> Duration {
+        let part = u32::try_from(self.core.random() % 256).unwrap_or(0);
+        pause * 3 / 4 + pause / 4 * part / 256
+    }
+
     /// Delivers an event and reads the whole answer, of whose body the first `keep` bytes are kept. The instance is in
     /// use until then. Dropping the future cancels the event.
     ///

@@ -6,8 +6,8 @@ use std::io::Read as _;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use maelstrom::admin::api::{INVOKE_BODY_MAX, Invoke, Timing};
-use maelstrom::admin::client::Answered;
+use maelstrom::admin::api::{Expect, INVOKE_BODY_MAX, Invoke, Timing};
+use maelstrom::admin::client::{Answered, Kind};
 
 use crate::cli::{self, Format};
 use crate::context::Context;
@@ -19,6 +19,8 @@ Examples:
   maelctl invoke hello
   maelctl invoke hello --path /jobs -d '{\"id\": 7}' --header 'content-type: application/json'
   maelctl invoke hello --data @event.json --show-timing
+  maelctl invoke hello --path /remind -d '{\"id\": 7}' --in 20m
+  maelctl invoke hello --path /report --at 2030-01-31T08:00:00+01:00
 ";
 
 #[derive(Debug, clap::Args)]
@@ -45,6 +47,12 @@ pub(crate) struct Args {
     /// Say on stderr where the time went
     #[arg(long)]
     show_timing: bool,
+    /// Not now but then; `es ls` shows it until it is done, `es rm` takes it back
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["in", "show_timing"])]
+    at: Option<String>,
+    /// Not now but after this time
+    #[arg(long = "in", id = "in", value_name = "DURATION", value_parser = cli::duration, conflicts_with = "show_timing")]
+    after: Option<std::time::Duration>,
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
@@ -52,6 +60,9 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         return Err(Failure::usage(format!("--path is {:?}; allowed is /PATH[?QUERY]", args.path)));
     }
     let body = args.data.as_deref().map(data).transpose()?;
+    if args.at.is_some() || args.after.is_some() {
+        return later(args, body, context).await;
+    }
     let default = if body.is_some() { Method::POST } else { Method::GET };
     let event = Invoke {
         method: args.method.unwrap_or(default),
@@ -79,6 +90,41 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             .hint(format!("maelctl logs {}", args.name)));
     }
     Ok(())
+}
+
+/// Leaves the event to the cluster: a source of the kind `once`.
+#[expect(clippy::disallowed_methods, reason = "a duration from now on is one of the user's own clock")]
+async fn later(args: Args, body: Option<Bytes>, context: &Context) -> Result<(), Failure> {
+    let at = match (args.at, args.after) {
+        (Some(at), _) => at
+            .parse::<jiff::Timestamp>()
+            .map_err(|_| Failure::usage(format!("--at is {at:?}; allowed is a time such as 2030-01-31T08:00:00Z")))?,
+        (None, after) => jiff::Timestamp::now()
+            .saturating_add(after.unwrap_or_default())
+            .map_err(|error| Failure::usage(format!("--in is too long: {error}")))?,
+    };
+    let mut once = serde_json::json!({"at": at.to_string(), "path": args.path});
+    if let Some(method) = args.method {
+        once["method"] = method.as_str().into();
+    }
+    if let Some(body) = body {
+        let body = String::from_utf8(body.into());
+        once["body"] = body.map_err(|_| Failure::usage("an event for later has a body of UTF-8 text"))?.into();
+    }
+    if !args.headers.is_empty() {
+        let headers: serde_json::Map<_, _> =
+            args.headers.into_iter().map(|(name, value)| (name, value.into())).collect();
+        once["headers"] = headers.into();
+    }
+    if let Some(timeout) = args.timeout {
+        once["timeout"] = format!("{}ms", timeout.as_millis()).into();
+    }
+    // A name has 60 bytes; the moment and the process tell apart what one component gets.
+    let short: String = args.name.chars().take(32).collect();
+    let name = format!("{short}-{}-{}", at.as_millisecond(), std::process::id());
+    let document = serde_json::json!({"component": args.name, "once": once});
+    let answer = context.client.put(Kind::Source, &name, &document, &Expect::Absent, false).await;
+    context.put("event source", answer, false)
 }
 
 /// The body that `-d` says.

@@ -78,7 +78,7 @@ impl Section for Cron {
 }
 
 /// A header name in lower case, in which it is compared.
-fn header_name(text: &str) -> Result<String, Refusal> {
+pub(super) fn header_name(text: &str) -> Result<String, Refusal> {
     let form = "a header name such as content-type; not maelstrom-* and none that frames the message";
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if text.is_empty() || text.len() > d::HEADER_MAX || !text.bytes().all(token) {
@@ -91,7 +91,7 @@ fn header_name(text: &str) -> Result<String, Refusal> {
     Ok(name)
 }
 
-fn header_value(text: &str) -> Result<(), Refusal> {
+pub(super) fn header_value(text: &str) -> Result<(), Refusal> {
     let fits = text.len() <= d::HEADER_MAX && text.bytes().all(|b| b == b'\t' || (0x20..0x7f).contains(&b));
     let form = || format!("visible ASCII and spaces, at most {} bytes", d::HEADER_MAX);
     fits.then_some(()).ok_or_else(|| Refusal::new("is not a header value", form()))

@@ -2,6 +2,8 @@
 //!
 //! Knows nothing of documents. `docs/sources.md` repeats the values; a test compares.
 
+use std::time::Duration;
+
 /// Path prefix of an HTTP source that names only a host: everything.
 pub const PREFIX: &str = "/";
 
@@ -28,3 +30,8 @@ pub const BATCH_MAX: u32 = 10;
 pub const QUEUE_NAME_MAX: usize = 80;
 /// Longest queue or endpoint URL in bytes: far above a host name, an account and a queue name.
 pub const URL_MAX: usize = 1_024;
+
+/// For how long a one-off event is tried again while it fails: longer than a rollout that went wrong and was taken back.
+pub const GIVE_UP_AFTER: Duration = Duration::from_secs(3600);
+/// At most: two weeks, as long as a queue keeps a message.
+pub const GIVE_UP_MAX: Duration = Duration::from_secs(14 * 24 * 3600);

@@ -1,5 +1,6 @@
 //! Event sources from documents and back. Knows nothing of other parts of the crate.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -46,6 +47,20 @@ fn each_kind_gets_its_defaults() {
         json!({"component": "api", "enabled": true, "sqs": {"queue": "jobs.fifo", "prefix": false, "path": "/job",
             "concurrency": 10, "batch": 1, "region": null, "endpoint": null, "timeout": null}})
     );
+}
+
+#[test]
+fn one_event_later_has_its_moment_in_utc() {
+    let doc = json!({"component": "api", "once": {"at": "2030-01-31T08:00:00+01:00", "path": "/run", "body": "x"}});
+    assert_eq!(
+        good(doc).to_doc(),
+        json!({"component": "api", "enabled": true, "once": {"at": "2030-01-31T07:00:00Z", "give_up_after": "1h",
+            "method": "POST", "path": "/run", "headers": {}, "body": "x", "timeout": null}})
+    );
+    let error = refused(json!({"component": "api", "once": {"at": "tomorrow", "path": "/"}}));
+    assert_eq!((error.field.as_str(), error.problem.as_str()), ("once.at", "is not a time"));
+    let error = refused(json!({"component": "api", "once": {"at": "1969-01-01T00:00:00Z", "path": "/"}}));
+    assert_eq!(error.field, "once.at");
 }
 
 #[test]
@@ -128,7 +143,7 @@ fn each_refusal_names_its_field_its_value_and_what_is_allowed() {
 
 #[test]
 fn exactly_one_trigger_and_a_component_are_needed() {
-    assert!(refused(json!({"component": "api"})).problem.contains("no http, cron or sqs"));
+    assert!(refused(json!({"component": "api"})).problem.contains("no http, cron, sqs or once"));
     let both = json!({"component": "api", "http": {"path": "/"}, "sqs": {"queue": "q", "path": "/"}});
     assert!(refused(both).problem.contains("http and sqs at once"));
     assert_eq!(refused(json!({"http": {"path": "/"}})).field, "component");
@@ -197,7 +212,13 @@ fn any_trigger() -> impl Strategy<Value = Trigger> {
             let timeout = prefix.then_some(Duration::from_millis(1500));
             Trigger::Sqs(Sqs { queue, prefix, path, concurrency, batch, region, endpoint, timeout })
         });
-    prop_oneof![http, cron, sqs]
+    let once = (0..4_102_444_800_000_u64, 0..86_400_u64, "/[a-z?]{0,8}", prop::option::of("\\PC{0,12}")).prop_map(
+        |(at, seconds, path, body)| {
+            let (give_up_after, method) = (Duration::from_secs(seconds), "PUT".to_owned());
+            Trigger::Once(Once { at, give_up_after, method, path, headers: BTreeMap::new(), body, timeout: None })
+        },
+    );
+    prop_oneof![http, cron, sqs, once]
 }
 
 proptest! {
