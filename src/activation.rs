@@ -8,6 +8,7 @@
 //! start is under way per wanted instance, however many events wait; every ticket is answered exactly once.
 
 mod instance;
+mod leave;
 mod plan;
 pub mod queue;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 use crate::failure::{Failure, Phase};
 use crate::id::{ComponentName, InstanceId};
 use crate::model::Component;
+use crate::model::happening::What;
 use crate::model::instance::InstanceState;
 use crate::model::share::Share;
 use crate::model::units::format_bytes;
@@ -28,6 +30,7 @@ use crate::slots::{Gate, Slots};
 use crate::time::{Mono, Now, Wall};
 
 use instance::{Instance, State};
+use leave::Leave;
 pub use queue::Ticket;
 use queue::{Queue, Waiter};
 
@@ -154,8 +157,8 @@ pub enum Effect {
     Grant(Ticket, Arc<Slots>),
     /// Tell a waiting event that it gets none.
     Refuse(Ticket, Failure),
-    /// A line for the component's log.
-    Note(Option<InstanceId>, String),
+    /// A line for the component's log; for the timeline of the cluster as well if it is a happening.
+    Note(Option<InstanceId>, Option<What>, String),
     /// The instance is gone for good: forget its connections.
     Forget(InstanceId),
     /// Stop an instance that belongs to no component any more.
@@ -407,7 +410,8 @@ impl Activation {
             Fact::Ready(id) => self.ready(&id, now, out),
             Fact::StartFailed { id, phase, reason, log } => {
                 let Some(instance) = self.instances.get_mut(&id) else { return };
-                out.push(Effect::Note(Some(id.clone()), format!("start failed in phase {phase}: {reason}")));
+                let text = format!("start failed in phase {phase}: {reason}");
+                out.push(Effect::Note(Some(id.clone()), Some(What::Failed), text));
                 if phase == Phase::Ready {
                     // It runs, and what waits hears why before its end is seen.
                     instance.state = State::Stopping;
@@ -423,12 +427,13 @@ impl Activation {
             Fact::Thawed(id, result) => self.thawed(&id, result, now, out),
             Fact::Stopped(id, result) => match result {
                 Ok(()) => {
-                    if self.instances.remove(&id).is_some() {
+                    if let Some(instance) = self.instances.remove(&id) {
+                        self.gone(&instance, out);
                         out.push(Effect::Forget(id));
                     }
                 }
                 // The runtime keeps trying to clear it away; for the plan it is gone when its exit is seen.
-                Err(reason) => out.push(Effect::Note(Some(id), format!("could not be stopped: {reason}"))),
+                Err(reason) => out.push(Effect::Note(Some(id), None, format!("could not be stopped: {reason}"))),
             },
             Fact::Checked(id, result) => self.checked(id, result, now, out),
             Fact::Suspect(id) => {
@@ -458,7 +463,7 @@ impl Activation {
             self.next_try = Mono(0);
             self.problem = None;
             if !self.instances.is_empty() {
-                out.push(Effect::Note(None, "definition changed: instances will be replaced".to_owned()));
+                out.push(Effect::Note(None, None, "definition changed: instances will be replaced".to_owned()));
             }
         }
         for instance in self.instances.values_mut().filter(|instance| instance.fingerprint == fingerprint) {
@@ -506,8 +511,9 @@ impl Activation {
         if closed {
             let unused = now.mono.since(instance.last_used());
             instance.state = State::Stopping;
-            let text = format!("stopping: unused for {unused:.0?}, and {by} needs its memory");
-            out.push(Effect::Note(Some(id.clone()), text));
+            let why = Leave::Evicted(unused, by.clone());
+            out.push(Effect::Note(Some(id.clone()), None, format!("stopping: {why}")));
+            instance.leave = Some(why);
             out.push(Effect::Stop(id.clone(), Arc::clone(&instance.component)));
         }
     }
@@ -520,8 +526,7 @@ impl Activation {
         if !self.instances.values().any(is_moving) {
             let old = self.instances.values().filter(|i| i.state == State::Ready && i.fingerprint != self.fingerprint);
             if let Some(id) = old.min_by_key(|i| i.in_flight()).map(|i| i.id.clone()) {
-                let why = "there is no memory for its successor beside it";
-                self.drain_where(now.mono, why, out, |candidate| *candidate.id == id);
+                self.drain_where(now.mono, &Leave::NoRoomBeside, out, |candidate| *candidate.id == id);
             }
         }
         if self.instances.is_empty() {
@@ -582,7 +587,7 @@ impl Activation {
             born.started.since(born.pulled).as_millis(),
             born.ready.since(born.started).as_millis(),
         );
-        out.push(Effect::Note(Some(id.clone()), text));
+        out.push(Effect::Note(Some(id.clone()), Some(What::Ready), text));
         self.problem = None;
     }
 
@@ -614,7 +619,8 @@ impl Activation {
         if let Some(slots) = &instance.slots {
             slots.close();
         }
-        out.push(Effect::Note(Some(id.clone()), how.clone()));
+        out.push(Effect::Note(Some(id.clone()), None, how.clone()));
+        self.ended(&instance, &how, &log, out);
         match instance.state {
             State::Starting(phase) => {
                 out.push(Effect::Abandon(id.clone()));
@@ -645,7 +651,7 @@ impl Activation {
             }
             Ok(()) => {
                 instance.state = State::Frozen;
-                out.push(Effect::Note(Some(id.clone()), "frozen: unused".to_owned()));
+                out.push(Effect::Note(Some(id.clone()), None, "frozen: unused".to_owned()));
             }
             Err(reason) => {
                 instance.state = State::Ready;
@@ -653,7 +659,7 @@ impl Activation {
                 if let Some(slots) = &instance.slots {
                     slots.open();
                 }
-                out.push(Effect::Note(Some(id.clone()), format!("could not be frozen, stays warm: {reason}")));
+                out.push(Effect::Note(Some(id.clone()), None, format!("could not be frozen, stays warm: {reason}")));
             }
         }
     }
@@ -668,11 +674,12 @@ impl Activation {
                 if let Some(slots) = &instance.slots {
                     slots.open();
                 }
-                out.push(Effect::Note(Some(id.clone()), "thawed".to_owned()));
+                out.push(Effect::Note(Some(id.clone()), None, "thawed".to_owned()));
             }
             Err(reason) => {
                 instance.state = State::Stopping;
-                out.push(Effect::Note(Some(id.clone()), format!("could not be thawed, is replaced: {reason}")));
+                out.push(Effect::Note(Some(id.clone()), None, format!("could not be thawed, is replaced: {reason}")));
+                instance.leave = Some(Leave::Unthawable(reason));
                 out.push(Effect::Stop(id.clone(), Arc::clone(&instance.component)));
             }
         }
@@ -688,7 +695,7 @@ impl Activation {
         match result {
             Ok(()) => {
                 if instance.is_sick() {
-                    out.push(Effect::Note(Some(id), "health check passes again".to_owned()));
+                    out.push(Effect::Note(Some(id), None, "health check passes again".to_owned()));
                 }
                 instance.failures = 0;
             }
@@ -696,7 +703,7 @@ impl Activation {
                 instance.failures = instance.failures.saturating_add(1);
                 let of = instance.component.health.failures;
                 let text = format!("health check failed, {} of {of}: {reason}", instance.failures);
-                out.push(Effect::Note(Some(id), text));
+                out.push(Effect::Note(Some(id), None, text));
             }
         }
     }
@@ -727,7 +734,8 @@ impl Activation {
             instance.state = State::Starting(Phase::Ready);
             out.push(Effect::Watch(id.clone(), Arc::clone(&self.component), address));
         }
-        out.push(Effect::Note(Some(id.clone()), "adopted: it ran before this daemon started".to_owned()));
+        let text = "adopted: it ran before this daemon started".to_owned();
+        out.push(Effect::Note(Some(id.clone()), Some(What::Adopted), text));
         self.instances.insert(id, instance);
     }
 

@@ -3,6 +3,7 @@
 
 mod board;
 mod catalog;
+mod chronicle;
 mod clock;
 mod cluster;
 mod control;
@@ -41,6 +42,7 @@ use crate::crdt::replica::{self, Replica, Saved};
 use crate::gossip::{self, Membership, Peer};
 use crate::intake::Intake;
 use crate::model::duty::Duty;
+use crate::model::happening::What;
 use crate::node::{Input, Node};
 use crate::placement::Places;
 use crate::proxy::{Forwarder, Peers};
@@ -57,6 +59,7 @@ use crate::source::once::Later;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 use crate::time::Wall;
+use crate::timeline::Subject;
 use crate::transport::token::{Secret, Token};
 use crate::transport::trust::Trust;
 use crate::transport::{self, Hello, Transport};
@@ -242,6 +245,12 @@ impl Daemon {
             labels: config.labels.clone(),
         };
         let board = Board::new(loaded.node, loaded.epoch, facts);
+        board.note(
+            What::Up,
+            Subject::Node(config.name.to_string()),
+            None,
+            &format!("maelstromd {} began, with runtime {}", env!("CARGO_PKG_VERSION"), runtime.name()),
+        );
         let (messages, inbox) = mpsc::channel(MESSAGES);
         let missed = Arc::new(AtomicBool::new(false));
         let places = Arc::<ArcSwap<Places>>::default();

@@ -18,6 +18,7 @@ pub mod rollout;
 pub mod router;
 pub mod slots;
 pub mod time;
+pub mod timeline;
 pub mod wire;
 
 #[cfg(feature = "daemon")]

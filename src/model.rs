@@ -8,6 +8,7 @@ pub mod cfg;
 pub mod component;
 pub mod constraint;
 pub mod duty;
+pub mod happening;
 pub mod image;
 pub mod instance;
 pub mod invalid;

@@ -29,7 +29,7 @@ const TABLE: &[Row] = &[
           why: "a failure names ids and nothing else" },
     Row { floor: 1, modules: &["model", "slots"], floors: &[], also: &["id", "time"],
           why: "definitions and claims are values: names and moments are all they need" },
-    Row { floor: 2, modules: &["crdt", "gossip", "router", "activation", "placement", "rollout"], floors: &[1], also: &[],
+    Row { floor: 2, modules: &["crdt", "gossip", "router", "activation", "placement", "rollout", "timeline"], floors: &[1], also: &[],
           why: "a core imports words, never a sibling: what two cores share goes through the node" },
     Row { floor: 3, modules: &["node"], floors: &[1, 2], also: &[],
           why: "the node joins the cores and does no IO" },

@@ -11,6 +11,7 @@ mod cfg;
 mod comp;
 mod completions;
 mod es;
+mod events;
 mod explain;
 mod help;
 mod invoke;
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Ps(ps::Args),
     /// Print what a component wrote
     Logs(logs::Args),
+    /// Print what happened in the cluster, and why
+    Events(events::Args),
     /// Send an event to a component by hand
     Invoke(Box<invoke::Args>),
     /// Print a script that completes commands and names in your shell
@@ -61,6 +64,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Failu
         Command::Explain(command) => explain::run(command, context).await,
         Command::Ps(args) => ps::run(&args, context).await,
         Command::Logs(args) => logs::run(args, context).await,
+        Command::Events(args) => events::run(args, context).await,
         Command::Invoke(args) => invoke::run(*args, context).await,
         Command::Completions(args) => completions::run(&args, context),
         Command::Version(args) => version::run(&args, context).await,

@@ -43,6 +43,16 @@ pub(crate) fn settings() -> ArgValueCandidates {
     })
 }
 
+/// Names of nodes.
+pub(crate) fn nodes() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        ask(async |client| {
+            let list = client.nodes().await.ok()?;
+            Some(list.items.into_iter().map(|node| node.name).collect())
+        })
+    })
+}
+
 /// Ids of instances.
 pub(crate) fn instances() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {

@@ -524,7 +524,7 @@ impl World {
                 let is_final = matches!(failure, Failure::Deadline { .. } | Failure::QueueFull { .. });
                 return self.refused(node, request, is_final);
             }
-            Effect::Note(_, text) if text.contains("needs its memory") => self.seen.note("evicted"),
+            Effect::Note(_, _, text) if text.contains("needs its memory") => self.seen.note("evicted"),
             Effect::Watch(..) | Effect::Abandon(_) | Effect::Note(..) | Effect::Forget(_) | Effect::Discard(_) => {}
         }
         Ok(())

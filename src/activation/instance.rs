@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::leave::Leave;
 use crate::failure::Phase;
 use crate::id::InstanceId;
 use crate::model::Component;
@@ -55,6 +56,8 @@ pub(super) struct Instance {
     pub(super) next_check: Mono,
     /// Freezing it failed once: it stays warm.
     pub(super) unfreezable: bool,
+    /// Why it goes, once that is decided.
+    pub(super) leave: Option<Leave>,
 }
 
 impl Instance {
@@ -73,6 +76,7 @@ impl Instance {
             checking: false,
             next_check: now.mono,
             unfreezable: false,
+            leave: None,
         }
     }
 

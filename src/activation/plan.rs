@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::instance::{Instance, State};
+use super::leave::Leave;
 use super::{Activation, Effect, LOOK_BUSY, LOOK_QUIET};
 use crate::failure::{Failure, Phase};
 use crate::hash::Hash64;
 use crate::id::InstanceId;
 use crate::model::Component;
 use crate::model::component::{RestartOrder, Workload};
+use crate::model::happening::What;
 use crate::model::share::Share;
 use crate::rng::Rng;
 use crate::time::{Mono, Now};
@@ -29,7 +31,7 @@ impl Activation {
         self.hand_out(rng, out);
         self.divert(out);
         if self.removed {
-            self.drain_where(now.mono, "component removed", out, |_| true);
+            self.drain_where(now.mono, &Leave::Removed, out, |_| true);
         } else if !self.draining {
             self.grow(now, free, rng, out);
             self.replace(now.mono, out);
@@ -135,7 +137,7 @@ impl Activation {
     fn grow(&mut self, now: Now, free: u64, rng: &mut Rng, out: &mut Vec<Effect>) {
         if self.is_exclusive() && !self.is_held() {
             // Whatever is old or sick goes first; what follows starts when it is gone.
-            self.drain_where(now.mono, "replaced", out, |plan| plan.old || plan.sick);
+            self.drain_where(now.mono, &Leave::Replaced, out, |plan| plan.old || plan.sick);
             if self.instances.values().any(|instance| !self.is_current(instance) || instance.is_leaving()) {
                 return;
             }
@@ -192,12 +194,14 @@ impl Activation {
             if self.instances.contains_key(&id) {
                 continue;
             }
+            let replaces = self.instances.values().any(|instance| self.to_replace(instance));
             let why = match self.queue.len() {
-                0 => "starting".to_owned(),
+                0 if replaces => "starting: in place of one that is to be replaced".to_owned(),
+                0 => format!("starting: {want} wanted on this node"),
                 1 => "starting: 1 request waits".to_owned(),
                 count => format!("starting: {count} requests wait"),
             };
-            out.push(Effect::Note(Some(id.clone()), why));
+            out.push(Effect::Note(Some(id.clone()), Some(What::Starting), why));
             out.push(Effect::Start(id.clone(), Arc::clone(&self.component), self.fingerprint.clone()));
             let instance = Instance::starting(id.clone(), Arc::clone(&self.component), self.fingerprint.clone(), now);
             self.instances.insert(id, instance);
@@ -236,7 +240,7 @@ impl Activation {
             return;
         }
         // An old instance that is frozen or still starts serves nobody, and a new event should meet the new definition.
-        self.drain_where(now, "replaced", out, |plan| plan.old && (plan.resting || plan.starting));
+        self.drain_where(now, &Leave::Replaced, out, |plan| plan.old && (plan.resting || plan.starting));
         let outdated = |instance: &&Instance| self.to_replace(instance);
         let replaced = u32::try_from(self.instances.values().filter(outdated).count()).unwrap_or(u32::MAX);
         if replaced == 0 {
@@ -249,14 +253,14 @@ impl Activation {
         } else {
             (fresh + replaced).saturating_sub(self.meant())
         };
-        self.drain_some(spare, now, "replaced", out, |this, instance| this.to_replace(instance));
+        self.drain_some(spare, now, &Leave::Replaced, out, |this, instance| this.to_replace(instance));
     }
 
     /// Gives up what is beyond this node's share, as soon as it is not missed.
     fn shrink(&mut self, now: Mono, out: &mut Vec<Effect>) {
         let Share { count, placed, serving_elsewhere, leave, .. } = self.share;
         if leave && self.queue.is_empty() {
-            self.drain_where(now, "its node is to be empty", out, |plan| plan.resting);
+            self.drain_where(now, &Leave::NodeEmptied, out, |plan| plan.resting);
         }
         // What nobody wants stays as it is until it was unused for long enough: it may be wanted again.
         if placed == 0 && !leave {
@@ -270,11 +274,11 @@ impl Activation {
             return;
         }
         let why = match (leave, count) {
-            (true, _) => "its node is to be empty",
-            (false, 0) => "its place is on another node",
-            (false, _) => "demand is low",
+            (true, _) => Leave::NodeEmptied,
+            (false, 0) => Leave::Elsewhere,
+            (false, _) => Leave::LowDemand,
         };
-        self.drain_some(spare, now, why, out, |this, instance| this.is_current(instance));
+        self.drain_some(spare, now, &why, out, |this, instance| this.is_current(instance));
     }
 
     /// Drains up to so many of these that are ready, the sick ones and those with the fewest events first.
@@ -282,7 +286,7 @@ impl Activation {
         &mut self,
         some: u32,
         now: Mono,
-        why: &str,
+        why: &Leave,
         out: &mut Vec<Effect>,
         these: impl Fn(&Self, &Instance) -> bool,
     ) {
@@ -318,7 +322,9 @@ impl Activation {
                 ready -= u32::from(is_ready);
                 there -= 1;
                 instance.state = State::Stopping;
-                out.push(Effect::Note(Some(instance.id.clone()), format!("stopping: unused for {unused:.0?}")));
+                let why = Leave::Unused(unused);
+                out.push(Effect::Note(Some(instance.id.clone()), None, format!("stopping: {why}")));
+                instance.leave = Some(why);
                 out.push(Effect::Stop(instance.id.clone(), Arc::clone(&instance.component)));
             } else if is_ready
                 && !instance.unfreezable
@@ -350,7 +356,7 @@ impl Activation {
             if held == 0 || now >= until {
                 if held > 0 {
                     let text = format!("stopping although {held} requests are open: the time to drain is over");
-                    out.push(Effect::Note(Some(instance.id.clone()), text));
+                    out.push(Effect::Note(Some(instance.id.clone()), None, text));
                 }
                 instance.state = State::Stopping;
                 out.push(Effect::Stop(instance.id.clone(), Arc::clone(&instance.component)));
@@ -361,7 +367,7 @@ impl Activation {
     pub(super) fn drain_where(
         &mut self,
         now: Mono,
-        why: &str,
+        why: &Leave,
         out: &mut Vec<Effect>,
         chosen: impl Fn(&Candidate<'_>) -> bool,
     ) {
@@ -380,7 +386,16 @@ impl Activation {
             if let Some(slots) = &instance.slots {
                 slots.close();
             }
-            out.push(Effect::Note(Some(instance.id.clone()), format!("draining: {why}")));
+            let is_sick = *why == Leave::Replaced && candidate.sick && !candidate.old;
+            let why = if is_sick { Leave::Sick } else { why.clone() };
+            let what = match () {
+                () if why.is_move() => Some(What::Moved),
+                // Its end follows at once.
+                () if instance.in_flight() == 0 => None,
+                () => Some(What::Draining),
+            };
+            out.push(Effect::Note(Some(instance.id.clone()), what, format!("draining: {why}")));
+            instance.leave = Some(why);
             if let State::Starting(_) = instance.state {
                 out.push(Effect::Abandon(instance.id.clone()));
             }

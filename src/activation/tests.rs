@@ -77,7 +77,7 @@ impl World {
     fn fact(&mut self, fact: Fact) {
         self.activation.handle(fact, self.now, self.free, &mut self.rng, &mut self.out);
         self.notes.extend(self.out.iter().filter_map(|effect| match effect {
-            Effect::Note(_, text) => Some(text.clone()),
+            Effect::Note(_, _, text) => Some(text.clone()),
             _ => None,
         }));
         self.out.retain(|effect| !matches!(effect, Effect::Note(..) | Effect::Forget(_)));

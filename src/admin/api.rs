@@ -18,11 +18,13 @@ use crate::model::duty::Duty;
 use crate::time::Wall;
 
 mod error;
+mod event;
 mod plan;
 mod rollout;
 mod view;
 
 pub use error::{ApiError, Code};
+pub use event::{EVENTS_MAX, EventQuery, EventView};
 pub use plan::{PlanNode, PlanView};
 pub use rollout::{RevisionView, RolloutNode, RolloutView};
 pub use view::{
@@ -130,7 +132,7 @@ pub struct Invoked {
 ///
 /// Every method answers within the deadline of the server ([`crate::admin::server::REQUEST_TIMEOUT`]) or is dropped;
 /// a dropped future must leave a change either done or not begun. Exempt are [`Control::invoke`], whose timeout is
-/// its own, and the stream of [`Control::logs`], which ends when the receiver is dropped.
+/// its own, and the streams of [`Control::logs`] and [`Control::events`], which end when the receiver is dropped.
 pub trait Control: fmt::Debug + Send + Sync + 'static {
     /// The wall clock, for the moments that the API prints relative to now.
     fn now(&self) -> Wall;
@@ -233,6 +235,10 @@ pub trait Control: fmt::Debug + Send + Sync + 'static {
         component: ComponentName,
         query: LogQuery,
     ) -> BoxFuture<'_, Result<mpsc::Receiver<LogLine>, ApiError>>;
+
+    /// What happened in the cluster, as far as this node has heard: oldest first, then what comes if `follow`. The same
+    /// channel and the same word about gaps as for [`Control::logs`].
+    fn events(&self, query: EventQuery) -> BoxFuture<'_, Result<mpsc::Receiver<EventView>, ApiError>>;
 
     /// Sends an event to a component as a source would.
     fn invoke(&self, component: ComponentName, event: Invoke) -> BoxFuture<'_, Result<Invoked, ApiError>>;

@@ -18,8 +18,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::admin::api::{
-    ApiError, CfgView, Code, ComponentView, Expect, InstanceView, Invoke, List, LogQuery, NodeView, PlanView,
-    PutAnswer, Removed, RevisionView, RolloutView, SourceView, Timing, VersionView,
+    ApiError, CfgView, Code, ComponentView, EventQuery, Expect, InstanceView, Invoke, List, LogQuery, NodeView,
+    PlanView, PutAnswer, Removed, RevisionView, RolloutView, SourceView, Timing, VersionView,
 };
 use crate::admin::server::events::{self, STATUS, TIMING};
 use crate::model::cfg::CfgKey;
@@ -30,7 +30,7 @@ mod stream;
 mod target;
 
 pub use crate::runtime::logs::sanitized;
-pub use stream::{BodyStream, LogStream};
+pub use stream::{BodyStream, EventStream, LineStream, LogStream};
 pub use target::{Target, TargetError};
 
 /// To connect. A node on this machine answers in microseconds, one across the world in a third of a second; three
@@ -370,6 +370,27 @@ impl Client {
         }
         let response = self.send(self.request(Method::GET, &path, Bytes::new()), ANSWER_TIMEOUT).await?;
         Ok(LogStream::new(BodyStream::new(self.target().clone(), response.into_body())))
+    }
+
+    /// What happened in the cluster.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn events(&self, query: &EventQuery) -> Result<EventStream, ClientError> {
+        let mut path = format!("/v1/events?follow={}", query.follow);
+        for (name, value) in [("component", &query.component), ("node", &query.node)] {
+            if let Some(value) = value {
+                path.push_str(&format!("&{name}={}", escape(value)));
+            }
+        }
+        if let Some(since) = query.since_ms {
+            path.push_str(&format!("&since_ms={since}"));
+        }
+        if let Some(tail) = query.tail {
+            path.push_str(&format!("&tail={tail}"));
+        }
+        let response = self.send(self.request(Method::GET, &path, Bytes::new()), ANSWER_TIMEOUT).await?;
+        Ok(EventStream::new(BodyStream::new(self.target().clone(), response.into_body())))
     }
 
     /// Sends an event to a component.

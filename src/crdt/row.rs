@@ -52,6 +52,8 @@ impl Kind {
     pub const WANTED: Self = Self(8);
     /// Which seats of an event source a node holds, said by itself.
     pub const SEATS: Self = Self(9);
+    /// What happened at a node, a block of it, said by itself.
+    pub const EVENTS: Self = Self(11);
 }
 
 impl fmt::Display for Kind {
@@ -66,6 +68,7 @@ impl fmt::Display for Kind {
             Self::REVISIONS => f.pad("revisions"),
             Self::WANTED => f.pad("wanted"),
             Self::SEATS => f.pad("seats"),
+            Self::EVENTS => f.pad("events"),
             Self(other) => write!(f, "kind-{other}"),
         }
     }

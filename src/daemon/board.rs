@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use super::chronicle::Chronicle;
 use crate::crdt::bulletin::{Bulletin, Heard, Sheet, Taken};
 use crate::crdt::{Key, Kind, Row};
 use crate::gossip::Peer;
@@ -24,7 +25,7 @@ use crate::telemetry;
 use crate::transport::Transport;
 
 /// The format of the rows here: JSON, to which fields can be added.
-const FORMAT: u16 = 1;
+pub(super) const FORMAT: u16 = 1;
 
 /// How long a peer may take to acknowledge a sheet: many round trips.
 const TELL: Duration = Duration::from_secs(2);
@@ -151,6 +152,7 @@ pub(crate) struct Board {
     has_news: Notify,
     tellers: Mutex<BTreeMap<NodeId, JoinHandle<()>>>,
     seat_news: watch::Sender<u64>,
+    chronicle: Chronicle,
 }
 
 impl Board {
@@ -164,6 +166,7 @@ impl Board {
             has_news: Notify::new(),
             tellers: Mutex::default(),
             seat_news: watch::Sender::new(0),
+            chronicle: Chronicle::new(me, epoch, &facts.name),
         };
         board.say(facts);
         Arc::new(board)
@@ -171,6 +174,11 @@ impl Board {
 
     pub(crate) fn me(&self) -> NodeId {
         self.me
+    }
+
+    /// What happened on all nodes.
+    pub(crate) fn chronicle(&self) -> &Chronicle {
+        &self.chronicle
     }
 
     fn bulletin(&self) -> MutexGuard<'_, Bulletin> {
@@ -254,7 +262,12 @@ impl Board {
 
     fn post(&self, kind: Kind, name: &str, row: Option<Row>) {
         // A name of a component is a key.
-        let Ok(key) = Key::new(kind, name) else { return };
+        if let Ok(key) = Key::new(kind, name) {
+            self.post_row(key, row);
+        }
+    }
+
+    pub(super) fn post_row(&self, key: Key, row: Option<Row>) {
         let mut bulletin = self.bulletin();
         if bulletin.post(key, row) {
             self.head.send_replace(bulletin.head());
@@ -276,6 +289,10 @@ impl Board {
             heard.apply(from, key, bulletin.get(from, key));
         }
         drop(heard);
+        let rows = changed.iter().filter(|key| key.kind() == Kind::EVENTS);
+        let blocks: Vec<Row> = rows.filter_map(|key| bulletin.get(from, key).cloned()).collect();
+        drop(bulletin);
+        self.chronicle.take(from, &blocks);
         self.tell_of(&changed);
         Some(taken)
     }
@@ -287,14 +304,18 @@ impl Board {
         old.inspect(JoinHandle::abort);
     }
 
-    /// A peer is gone, with all that it said.
+    /// A peer is gone, with all that it said but what happened.
     pub(crate) fn part(&self, node: NodeId) {
         self.tellers().remove(&node).inspect(JoinHandle::abort);
         let gone = self.bulletin().drop_owner(node);
         let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
+        let name = heard.facts.get(&node).map_or_else(|| node.to_string(), |facts| facts.name.clone());
+        let count = |of: &BTreeMap<NodeId, Load>| of.get(&node).map_or(0, |load| load.ready + load.coming);
+        let instances = heard.loads.iter().map(|(component, of)| (component.clone(), count(of))).collect();
         for key in &gone {
             heard.apply(node, key, None);
         }
+        self.chronicle.part(node, &name, instances);
         drop(heard);
         self.tell_of(&gone);
     }

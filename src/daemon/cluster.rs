@@ -18,6 +18,7 @@ use super::control;
 use super::registrar::Registrar;
 use crate::gossip::{Event, Evidence, Member, Membership, Output, Peer, State};
 use crate::id::NodeId;
+use crate::model::happening::What;
 use crate::time::Mono;
 use crate::transport::{Ending, Incoming, PeerInfo, Transport};
 
@@ -228,12 +229,17 @@ impl Task {
                     tracing::info!(node = name(&peer), address = %peer.address, "node is up");
                     self.members().await;
                     self.registrar.connected(peer.node).await;
+                    if peer.life > 0 {
+                        self.board.note_peer(What::Up, &peer, &name(&peer), "it is back; it had been taken for dead");
+                    }
                     self.board.greet(&self.cluster.transport, peer);
+                    self.board.remember(&self.cluster.transport, peer);
                 }
                 Event::Suspect(peer) => tracing::info!(node = name(&peer), "node is suspected to be down"),
                 Event::Trusted(peer) => tracing::info!(node = name(&peer), "node is alive after all"),
                 Event::Down(peer) => {
                     tracing::warn!(node = name(&peer), address = %peer.address, "node is down");
+                    self.board.note_peer(What::Down, &peer, &name(&peer), "it answers nobody any more");
                     self.board.part(peer.node);
                     self.cluster.transport.abandon_data(peer.node);
                     self.members().await;
@@ -241,6 +247,7 @@ impl Task {
                 }
                 Event::Left(peer) => {
                     tracing::info!(node = name(&peer), "node has left");
+                    self.board.note_peer(What::Left, &peer, &name(&peer), "it was stopped");
                     self.board.part(peer.node);
                     self.members().await;
                     self.registrar.unreachable(peer.node).await;

@@ -24,9 +24,9 @@ use super::registrar::{Edit, EditError, Edited, Registrar};
 use super::rollouts;
 use super::scheduler::Question;
 use crate::admin::api::{
-    ApiError, CfgView, Change, Code, ComponentView, ConflictView, Control, Expect, InstanceCounts, InstanceView,
-    Invoke, Invoked, LOG_QUEUE, List, LogLine, LogQuery, NodeMemory, NodeView, Problem, PutAnswer, Removed,
-    RevisionView, RolloutView, SourceView, VersionView, rfc3339,
+    ApiError, CfgView, Change, Code, ComponentView, ConflictView, Control, EventQuery, EventView, Expect,
+    InstanceCounts, InstanceView, Invoke, Invoked, LOG_QUEUE, List, LogLine, LogQuery, NodeMemory, NodeView, Problem,
+    PutAnswer, Removed, RevisionView, RolloutView, SourceView, VersionView, rfc3339,
 };
 use crate::crdt::Sibling;
 use crate::crdt::bulletin::{Sheet, Taken};
@@ -44,7 +44,11 @@ use crate::source::courier::{Components as _, Courier, Event};
 use crate::time::Wall;
 use crate::wire;
 
+mod events;
+mod noted;
 mod settings;
+
+pub(crate) use noted::Noted;
 
 /// Everything that the API can reach.
 #[derive(Debug)]
@@ -74,6 +78,11 @@ pub(crate) fn sheet(sheet: Sheet) -> Bytes {
     wire::encode(&Ask::Sheet(sheet)).unwrap_or_default().into()
 }
 
+/// The question for what nobody says of himself any more.
+pub(crate) fn past() -> Bytes {
+    wire::encode(&Ask::Past).unwrap_or_default().into()
+}
+
 /// What a peer may ask.
 #[derive(Debug, Serialize, Deserialize)]
 enum Ask {
@@ -83,6 +92,9 @@ enum Ask {
     Sheet(Sheet),
     /// Its instances, of one component or of all: the answer is a list of [`InstanceView`] as JSON.
     Instances(Option<ComponentName>),
+    /// What happened at nodes that are gone, in earlier lives, and at the one who asks: blocks of the timeline with their
+    /// nodes.
+    Past,
 }
 
 /// How long a peer may take to say how it fares: many round trips, and still a quick answer to `node ls`.
@@ -100,7 +112,8 @@ impl Desk {
     }
 
     async fn edit(&self, edit: Edit) -> Result<Edited, ApiError> {
-        self.registrar.edit(edit).await.map_err(|error| match error {
+        let noted = Noted::of(&edit, &self.catalog, &self.board);
+        let edited = self.registrar.edit(edit).await.map_err(|error| match error {
             EditError::Invalid(invalid) => ApiError::fields("the definition", invalid),
             EditError::NotFound { kind, name, suggestion } => {
                 let error = ApiError::not_found(kind, &name, suggestion.as_deref());
@@ -136,7 +149,9 @@ impl Desk {
             EditError::Disk(_) => ApiError::new(Code::Unavailable, error.to_string())
                 .hint("make room in the node's data directory, or use another node"),
             EditError::Busy | EditError::Stopping => ApiError::new(Code::Unavailable, error.to_string()),
-        })
+        })?;
+        noted.write(&edited, &self.catalog, &self.board);
+        Ok(edited)
     }
 
     fn component_view(&self, definitions: &Definitions, entry: &Entry<Component>, status: &Status) -> ComponentView {
@@ -160,6 +175,7 @@ impl Desk {
             sources: sources.map(|source| source.value.name.to_string()).collect(),
             conflict: conflict(&entry.others, |doc| Component::parse(name, doc).ok().map(|other| other.redacted())),
             updated_at: rfc3339(entry.updated),
+            events: Vec::new(),
             problem: status.problem.as_ref().map(|problem| Problem {
                 message: problem.reason.clone(),
                 phase: problem.phase.to_string(),
@@ -225,6 +241,7 @@ impl Desk {
                 let views: Vec<_> = statuses.iter().flat_map(|status| self.instances(status)).collect();
                 return serde_json::to_vec(&views).unwrap_or_default().into();
             }
+            Ok(Ask::Past) => return self.board.chronicle().past(from),
             // A newer release may ask what this one does not know; no answer says so.
             Err(_) => return Bytes::new(),
         }
@@ -472,7 +489,10 @@ impl Control for Desk {
             let status = self.look(Some(name.clone())).await?.pop().unwrap_or_else(|| nothing(&name));
             let definitions = self.catalog.read();
             match definitions.component(&name) {
-                Some(entry) => Ok(self.component_view(&definitions, entry, &status)),
+                Some(entry) => {
+                    let view = self.component_view(&definitions, entry, &status);
+                    Ok(ComponentView { events: self.events_of(&name), ..view })
+                }
                 None => {
                     drop(definitions);
                     Err(self.unknown_component(&name))
@@ -724,6 +744,10 @@ impl Control for Desk {
             });
             Ok(receiver)
         })
+    }
+
+    fn events(&self, query: EventQuery) -> BoxFuture<'_, Result<mpsc::Receiver<EventView>, ApiError>> {
+        Box::pin(async move { Ok(self.events(query)) })
     }
 
     fn invoke(&self, component: ComponentName, event: Invoke) -> BoxFuture<'_, Result<Invoked, ApiError>> {

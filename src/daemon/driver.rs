@@ -16,6 +16,7 @@ use crate::activation::queue::Waiter;
 use crate::activation::{Activation, Effect, Fact, Problem, Shown, Ticket};
 use crate::failure::Failure;
 use crate::id::{ComponentName, InstanceId};
+use crate::model::happening::What;
 use crate::model::share::Share;
 use crate::node::{Input, Node, Totals};
 use crate::slots::Slots;
@@ -249,6 +250,7 @@ impl Driver {
                 Effect::Thaw(id) => self.order(&id, Order::Thaw),
                 Effect::Stop(id, definition) => self.order(&id, Order::Stop(Some(definition))),
                 Effect::Discard(id) => {
+                    self.board.note_instance(What::Stopped, &id, "its component was removed while its node was away");
                     self.order(&id, Order::Stop(None));
                     self.keepers.remove(&id);
                 }
@@ -266,7 +268,12 @@ impl Driver {
                         self.say(component);
                     }
                 }
-                Effect::Note(instance, text) => self.workshop.note(&component, instance.as_ref(), &text),
+                Effect::Note(instance, what, text) => {
+                    self.workshop.note(&component, instance.as_ref(), &text);
+                    if let (Some(what), Some(instance)) = (what, &instance) {
+                        self.board.note_instance(what, instance, &text);
+                    }
+                }
                 Effect::Forget(id) => {
                     // The keeper finishes the orders it has and ends.
                     self.keepers.remove(&id);

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::board::Board;
 use super::catalog::Catalog;
 use super::clock::Clock;
+use super::control::Noted;
 use super::history;
 use super::registrar::{Edit, Registrar};
 use crate::crdt::Version;
@@ -52,11 +53,21 @@ pub(crate) async fn run(
     clock: Clock,
     stop: CancellationToken,
 ) {
-    let mut watch = Watch { board, catalog, places, settled: BTreeMap::new(), trials: BTreeMap::new() };
+    let mut watch = Watch {
+        board: Arc::clone(&board),
+        catalog: Arc::clone(&catalog),
+        places,
+        settled: BTreeMap::new(),
+        trials: BTreeMap::new(),
+    };
     while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
         for edit in watch.look(clock.mono()) {
-            if let Err(error) = registrar.edit(edit).await {
-                tracing::info!(%error, "what became of a revision could not be noted; the next look tries again");
+            let noted = Noted::of(&edit, &catalog, &board);
+            match registrar.edit(edit).await {
+                Ok(edited) => noted.write(&edited, &catalog, &board),
+                Err(error) => {
+                    tracing::info!(%error, "what became of a revision could not be noted; the next look tries again");
+                }
             }
         }
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::event::EventView;
 use crate::model::duty::Duty;
 use crate::model::instance::InstanceState;
 
@@ -141,6 +142,9 @@ pub struct ComponentView {
     /// Why it does not work at this moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
+    /// The last that happened to it, oldest first; not in a list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<EventView>,
 }
 
 /// Two definitions of one name, put on two nodes at the same moment. Putting either resolves it.

@@ -1,12 +1,15 @@
-//! Answers that come in parts: a component's body, and lines of a log.
+//! Answers that come in parts: a component's body, and values that come one by one.
 //!
 //! Knows nothing of who asked.
+
+use std::marker::PhantomData;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
 
-use crate::admin::api::LogLine;
+use crate::admin::api::{EventView, LogLine};
 use crate::admin::client::{ClientError, Target, chain};
 
 /// The longest line in bytes that is taken: 16 KiB of text, six times longer if JSON escapes all of it, and the rest.
@@ -47,39 +50,44 @@ impl BodyStream {
     }
 }
 
-/// Lines of a log as they come. Dropping it ends the stream on the node too.
+/// Values as they come, one a line. Dropping it ends the stream on the node too.
 #[derive(Debug)]
-pub struct LogStream {
+pub struct LineStream<T> {
     body: BodyStream,
     rest: BytesMut,
+    of: PhantomData<fn() -> T>,
 }
 
-impl LogStream {
+/// Lines of a log.
+pub type LogStream = LineStream<LogLine>;
+
+/// What happened in the cluster.
+pub type EventStream = LineStream<EventView>;
+
+impl<T: DeserializeOwned> LineStream<T> {
     pub(super) fn new(body: BodyStream) -> Self {
-        Self { body, rest: BytesMut::new() }
+        Self { body, rest: BytesMut::new(), of: PhantomData }
     }
 
-    /// The next line; `None` at the end. Cancel safe.
+    /// The next one; `None` at the end. Cancel safe.
     ///
     /// # Errors
-    /// The connection broke, or what came is no line.
-    pub async fn next(&mut self) -> Result<Option<LogLine>, ClientError> {
+    /// The connection broke, or what came is none.
+    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
         loop {
             if let Some(end) = self.rest.iter().position(|&b| b == b'\n') {
                 let line = self.rest.split_to(end);
                 self.rest.advance(1);
                 let line = serde_json::from_slice(&line);
-                return line
-                    .map(Some)
-                    .map_err(|error| self.body.protocol(&format!("a log line that is none: {error}")));
+                return line.map(Some).map_err(|error| self.body.protocol(&format!("a line that is none: {error}")));
             }
             if self.rest.len() > LINE_MAX {
-                return Err(self.body.protocol("a log line without end"));
+                return Err(self.body.protocol("a line without end"));
             }
             match self.body.next().await? {
                 Some(part) => self.rest.extend_from_slice(&part),
                 None if self.rest.is_empty() => return Ok(None),
-                None => return Err(self.body.protocol("half a log line")),
+                None => return Err(self.body.protocol("half a line")),
             }
         }
     }

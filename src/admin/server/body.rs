@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::api::{ApiError, Code, LogLine};
+use crate::admin::api::{ApiError, Code};
 
 /// The body of an answer. An error cuts the connection, so that a part is never taken for the whole.
 pub(super) type Body = UnsyncBoxBody<Bytes, ApiError>;
@@ -87,8 +87,11 @@ pub(super) fn typed(status: StatusCode, kind: &'static str, text: Bytes) -> Resp
     with_kind(status, kind, body)
 }
 
-/// Log lines as JSON, one a line, until they end or the server stops.
-pub(super) fn lines(mut lines: mpsc::Receiver<LogLine>, stop: CancellationToken) -> Response<Body> {
+/// Values as JSON, one a line, until they end or the server stops.
+pub(super) fn lines<T>(mut lines: mpsc::Receiver<T>, stop: CancellationToken) -> Response<Body>
+where
+    T: Serialize + Send + 'static,
+{
     let mut stopped = Box::pin(stop.cancelled_owned());
     let frames = stream::poll_fn(move |context| {
         if stopped.as_mut().poll(context).is_ready() {

@@ -11,11 +11,13 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::api::{ApiError, BODY_MAX, Change, Code, Control, Expect, LogQuery, PutAnswer, TAIL_MAX};
+use crate::admin::api::{
+    ApiError, BODY_MAX, Change, Code, Control, EVENTS_MAX, EventQuery, Expect, LogQuery, PutAnswer, TAIL_MAX,
+};
 use crate::admin::server::body::{self, Body};
 use crate::admin::server::query::{self, Query};
 use crate::admin::server::{REQUEST_TIMEOUT, events, guard};
-use crate::id::NodeName;
+use crate::id::{ComponentName, NodeName};
 use crate::model::cfg::CfgKey;
 use crate::model::duty::Duty;
 
@@ -45,6 +47,7 @@ enum Place {
     Duty(Duty),
     Instances,
     Logs,
+    Events,
     Invoke,
     Version,
     OpenApi,
@@ -72,6 +75,7 @@ const TABLE: &[(&str, Place, &[Method])] = &[
     ("/v1/nodes/{name}/uncordon", Place::Duty(Duty::Active), &[Method::POST]),
     ("/v1/instances", Place::Instances, &[Method::GET]),
     ("/v1/logs/{name}", Place::Logs, &[Method::GET]),
+    ("/v1/events", Place::Events, &[Method::GET]),
     ("/v1/invoke/{name}", Place::Invoke, &[Method::POST]),
     ("/v1/version", Place::Version, &[Method::GET]),
     ("/v1/openapi.json", Place::OpenApi, &[Method::GET]),
@@ -223,6 +227,7 @@ impl Asked<'_> {
                 let lines = control.logs(self.name()?, self.log_query()?).await?;
                 Ok(body::lines(lines, stop))
             }
+            Place::Events => Ok(body::lines(control.events(self.event_query()?).await?, stop)),
             Place::Invoke => self.invoke(body).await,
             Place::Version => {
                 self.query(&[])?;
@@ -312,6 +317,17 @@ impl Asked<'_> {
             follow: query.flag("follow")?,
             instance: query.parsed("instance")?,
             stream,
+        })
+    }
+
+    fn event_query(&self) -> Result<EventQuery, ApiError> {
+        let query = self.query(&["component", "node", "since_ms", "tail", "follow"])?;
+        Ok(EventQuery {
+            component: query.parsed::<ComponentName>("component")?.map(|name| name.to_string()),
+            node: query.parsed::<NodeName>("node")?.map(|name| name.to_string()),
+            since_ms: query.number("since_ms", u64::MAX)?,
+            tail: query.number("tail", EVENTS_MAX.into())?.and_then(|tail| u32::try_from(tail).ok()),
+            follow: query.flag("follow")?,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use crate::cli::{self, Format};
 use crate::commands::comp::ls;
+use crate::commands::events;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::names;
@@ -38,6 +39,17 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         sheet.fact("problem", format!("{} (phase {}, {at} ago{retry})", problem.message, problem.phase));
         sheet.fact("last lines", problem.log.join("\n"));
     }
+    let events = component.events.iter().map(|event| {
+        format!(
+            "{} ago on {}: {} {}: {}",
+            context.ago(&event.at),
+            event.node,
+            events::subject(event),
+            event.kind,
+            event.text
+        )
+    });
+    sheet.fact("events", events.collect::<Vec<_>>().join("\n"));
     if let Some(conflict) = &component.conflict {
         let others = conflict.others.iter().zip(&conflict.definitions);
         let others: Vec<String> = others.map(|(other, definition)| format!("{other}: {definition}")).collect();
