@@ -13,6 +13,7 @@ mod explain;
 mod history;
 mod intake;
 mod keeper;
+mod logs;
 mod pin;
 mod registrar;
 mod rollback;
@@ -365,13 +366,14 @@ impl Daemon {
         telemetry::spawn("seats", seats.run(leave.clone()));
         telemetry::spawn("scheduler", scheduler.run());
         let peer_requests = TaskTracker::new();
-        let serving = streams::serve(
-            cluster.clone(),
-            Arc::clone(&catalog),
-            Arc::clone(&core),
-            Arc::clone(&forwarder),
-            peer_requests.clone(),
-        );
+        let server = streams::Server {
+            catalog: Arc::clone(&catalog),
+            core: Arc::clone(&core),
+            forwarder: Arc::clone(&forwarder),
+            logs: Arc::clone(&logs),
+            name: config.name.clone(),
+        };
+        let serving = streams::serve(cluster.clone(), Arc::new(server), peer_requests.clone());
         telemetry::spawn("peer requests", serving);
         let desk = control::Desk {
             node: loaded.node,

@@ -16,4 +16,5 @@ mod upstream;
 pub use body::{Body, Payload};
 pub use forward::{Forwarder, Options, Timing};
 pub use headers::{DELIVERY, Origin};
-pub use hop::{PeerStream, Peers};
+pub(crate) use hop::wire::put_question;
+pub use hop::{PeerStream, Peers, Question};

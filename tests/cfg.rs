@@ -315,8 +315,12 @@ fn a_missing_setting_is_named_with_the_command_that_creates_it_and_then_the_comp
 fn settings_are_put_listed_shown_and_removed_on_the_command_line() {
     let node = Daemon::start("process");
     let run = |words: &[&str], stdin: &str| maelctl(&node, &[&["cfg"], words].concat(), stdin);
+    assert_eq!(run(&["put", "LEVEL=debug", "--dry-run"], "").1, "setting LEVEL created (dry run)\n");
     assert_eq!(run(&["put", "LEVEL=debug"], ""), (0, "setting LEVEL created\n".into(), String::new()));
     assert_eq!(run(&["put", "LEVEL=debug"], "").1, "setting LEVEL unchanged\n");
+    assert_eq!(run(&["put", "LEVEL=debug", "--dry-run"], "").1, "setting LEVEL unchanged (dry run)\n");
+    assert_eq!(run(&["put", "LEVEL=trace", "--dry-run"], "").1, "setting LEVEL updated (dry run)\n");
+    assert_eq!(node.look("/v1/cfg/LEVEL")["value"], "debug");
     let secret = ["put", "TOKEN", "--secret", "--file", "-", "--component", "api"];
     let (code, text, warning) = run(&secret, "hush-hush\n");
     assert!(code == 0 && text == "secret TOKEN created\n" && warning.contains("component api does not exist yet"));
@@ -334,6 +338,7 @@ fn settings_are_put_listed_shown_and_removed_on_the_command_line() {
         (2, &["put", "1=hush"], "", "not the name"),
         (1, &["put", "BIG", "--file", "-"], large.as_str(), "64512 bytes"),
         (6, &["put", "LEVEL=x", "--if-absent"], "", "exists already"),
+        (6, &["put", "LEVEL=x", "--if-absent", "--dry-run"], "", "exists already"),
         (6, &["put", "LEVEL=x", "--if-version", version], "", "version"),
         (5, &["show", "LEVLE"], "", "did you mean LEVEL?"),
         (5, &["rm", "TOKEN"], "", "setting TOKEN does not exist"),

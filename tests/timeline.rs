@@ -1,5 +1,5 @@
-//! What happened, as every node of a cluster tells it: also what happened at a node that is dead. Real daemons, and
-//! `maelctl` as a user has it.
+//! What happened and what instances wrote, as every node of a cluster tells it: also what happened at a node that is
+//! dead. Real daemons, and `maelctl` as a user has it.
 
 #![allow(clippy::disallowed_methods, reason = "a test of real processes waits in real time")]
 
@@ -194,4 +194,45 @@ fn what_people_change_and_what_becomes_of_it_is_told_with_its_reason() {
         assert_eq!(events(node, "tail=2").len(), 2);
         assert!(events(node, "component=other").is_empty() && events(node, "since_ms=0").is_empty());
     }
+}
+
+#[test]
+fn a_node_without_instances_prints_the_lines_of_all_and_says_whose_are_missing() {
+    let mut cluster = Cluster::start("lines", 3);
+    deploy(&cluster, "api", json!({"instances": {"min": 1, "max": 1}}));
+    let source = json!({"component": "api", "http": {"host": "api.localhost"}});
+    cluster.nodes[0].put("sources", "web", &source.to_string());
+    cluster.everywhere("/v1/sources/web", 200);
+    cluster.until("it is ready", || homes(&cluster, "api").len() == 1);
+    let (place, _) = homes(&cluster, "api").remove(0);
+    let asked = &cluster.nodes[(place + 1) % 3];
+    let follow = Follow::start(asked, &["logs", "-f", "api"]);
+    let line = follow.until("hello: listening");
+    assert!(line.starts_with(&format!("n{place} api-")), "{line}");
+    assert_eq!(asked.ask("api.localhost", "/first").0, 200);
+    follow.until("hello: GET /first");
+    let run = |words: &[&str]| maelctl(asked, &[&["logs", "api"], words].concat());
+    asked.until("the last line of all is that", || run(&["-n", "1", "--raw"]).1 == "hello: GET /first HTTP/1.1\n");
+    let (code, lines, error) = run(&["--stream", "stdout"]);
+    assert!(
+        code == 0 && error.is_empty() && lines.contains("listening") && !lines.contains('*'),
+        "{code} {lines} {error}"
+    );
+    let instance = line.split(' ').nth(1).expect("an id").to_owned();
+    assert!(run(&["--instance", &instance]).1.contains("ready after"));
+    let (code, _, error) = run(&["--instance", "api-00000000"]);
+    assert!(code == 0 && error.contains("no lines"), "{code} {error}");
+
+    // The node dies; who follows gets the lines of the one that takes over, on whatever node that is.
+    let data = cluster.kill_9(place);
+    follow.until("hello: listening");
+    let (code, _, error) = maelctl(&cluster.nodes[0], &["logs", "api"]);
+    assert!(
+        code == 9 && error.contains(&format!("node n{place} ")) && error.contains("lines are missing"),
+        "{code} {error}"
+    );
+    cluster.start_again(place, data);
+    cluster.all_alive();
+    let (code, lines, error) = maelctl(&cluster.nodes[0], &["logs", "api"]);
+    assert!(code == 0 && lines.contains("GET /first"), "{code} {lines} {error}");
 }

@@ -37,7 +37,7 @@ impl Exit {
         (Self::Conflict, "someone else changed it first"),
         (Self::Timeout, "timed out; a change may have been made"),
         (Self::Unreachable, "the node cannot be reached; nothing was asked"),
-        (Self::Partial, "done for some of the names, not for all"),
+        (Self::Partial, "done in part: for some of the names, or without a node that did not answer"),
     ];
 
     fn word(self) -> &'static str {

@@ -201,6 +201,15 @@ pub trait Control: fmt::Debug + Send + Sync + 'static {
         expect: Expect,
     ) -> BoxFuture<'_, Result<PutAnswer, ApiError>>;
 
+    /// What `put_setting` would answer, without doing it.
+    fn check_setting(
+        &self,
+        key: CfgKey,
+        value: Bytes,
+        secret: bool,
+        expect: Expect,
+    ) -> BoxFuture<'_, Result<PutAnswer, ApiError>>;
+
     /// One setting, without its value if it is a secret.
     fn get_setting(&self, key: CfgKey) -> BoxFuture<'_, Result<CfgView, ApiError>>;
 

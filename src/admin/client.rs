@@ -255,7 +255,7 @@ impl Client {
         self.ask(self.request(Method::POST, &path, Bytes::new())).await
     }
 
-    /// Creates or replaces a setting.
+    /// Creates or replaces a setting; with `dry_run` only checks it.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -265,9 +265,11 @@ impl Client {
         value: impl Into<Bytes>,
         secret: bool,
         expect: &Expect,
+        dry_run: bool,
     ) -> Result<PutAnswer, ClientError> {
-        let query: &[&str] = if secret { &["secret=true"] } else { &[] };
-        let request = self.request(Method::PUT, &setting_path(key, query), value.into());
+        let query = [("secret=true", secret), ("dry_run=true", dry_run)];
+        let query: Vec<&str> = query.iter().filter(|(_, is_on)| *is_on).map(|(part, _)| *part).collect();
+        let request = self.request(Method::PUT, &setting_path(key, &query), value.into());
         self.ask(expecting(request, expect)?).await
     }
 

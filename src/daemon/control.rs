@@ -25,8 +25,8 @@ use super::rollouts;
 use super::scheduler::Question;
 use crate::admin::api::{
     ApiError, CfgView, Change, Code, ComponentView, ConflictView, Control, EventQuery, EventView, Expect,
-    InstanceCounts, InstanceView, Invoke, Invoked, LOG_QUEUE, List, LogLine, LogQuery, NodeMemory, NodeView, Problem,
-    PutAnswer, Removed, RevisionView, RolloutView, SourceView, VersionView, rfc3339,
+    InstanceCounts, InstanceView, Invoke, Invoked, List, LogLine, LogQuery, NodeMemory, NodeView, Problem, PutAnswer,
+    Removed, RevisionView, RolloutView, SourceView, VersionView, rfc3339,
 };
 use crate::crdt::Sibling;
 use crate::crdt::bulletin::{Sheet, Taken};
@@ -38,13 +38,14 @@ use crate::intake::Intake;
 use crate::model::cfg::CfgKey;
 use crate::model::duty::Duty;
 use crate::model::{Component, Source};
-use crate::runtime::logs::{Followed, Line, LogBook, sanitized};
+use crate::runtime::logs::LogBook;
 use crate::runtime::{BoxFuture, Runtime};
 use crate::source::courier::{Components as _, Courier, Event};
 use crate::time::Wall;
 use crate::wire;
 
 mod events;
+mod logs;
 mod noted;
 mod settings;
 
@@ -603,6 +604,16 @@ impl Control for Desk {
         Box::pin(self.put_setting(key, value, secret, expect))
     }
 
+    fn check_setting(
+        &self,
+        key: CfgKey,
+        value: Bytes,
+        secret: bool,
+        expect: Expect,
+    ) -> BoxFuture<'_, Result<PutAnswer, ApiError>> {
+        Box::pin(async move { self.check_setting(&key, &value, secret, &expect) })
+    }
+
     fn get_setting(&self, key: CfgKey) -> BoxFuture<'_, Result<CfgView, ApiError>> {
         Box::pin(async move { self.get_setting(&key) })
     }
@@ -694,56 +705,7 @@ impl Control for Desk {
         component: ComponentName,
         query: LogQuery,
     ) -> BoxFuture<'_, Result<mpsc::Receiver<LogLine>, ApiError>> {
-        Box::pin(async move {
-            let known = self.catalog.read().component(&component).is_some();
-            let tail = usize::try_from(query.tail).unwrap_or(usize::MAX);
-            let logs = Arc::clone(&self.logs);
-            let (name, instance) = (component.clone(), query.instance.clone());
-            // Reading a whole book takes milliseconds of disk: not on a thread that serves requests.
-            let read = tokio::task::spawn_blocking(move || {
-                if query.follow {
-                    let (lines, follow) = logs.follow(&name, tail, instance.as_ref());
-                    (lines, Some(follow))
-                } else {
-                    (logs.tail(&name, tail, instance.as_ref()), None)
-                }
-            });
-            let (lines, follow) = read.await.map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
-            if !known && lines.is_empty() {
-                return Err(self.unknown_component(&component));
-            }
-            let (sender, receiver) = mpsc::channel(LOG_QUEUE);
-            let stream = query.stream;
-            crate::telemetry::spawn("logs", async move {
-                for line in lines {
-                    if wanted(&line, stream.as_deref()) && sender.send(log_line(&line)).await.is_err() {
-                        return;
-                    }
-                }
-                let Some(mut follow) = follow else { return };
-                loop {
-                    let next = tokio::select! {
-                        () = sender.closed() => return,
-                        next = follow.next() => next,
-                    };
-                    let line = match next {
-                        None => return,
-                        Some(Followed::Line(line)) if wanted(&line, stream.as_deref()) => log_line(&line),
-                        Some(Followed::Line(_)) => continue,
-                        Some(Followed::Gap(count)) => LogLine {
-                            at: rfc3339(Clock::wall()),
-                            instance: String::new(),
-                            stream: "system".to_owned(),
-                            text: format!("{count} lines were passed over: the reader was too slow"),
-                        },
-                    };
-                    if sender.send(line).await.is_err() {
-                        return;
-                    }
-                }
-            });
-            Ok(receiver)
-        })
+        Box::pin(self.logs(component, query))
     }
 
     fn events(&self, query: EventQuery) -> BoxFuture<'_, Result<mpsc::Receiver<EventView>, ApiError>> {
@@ -868,19 +830,6 @@ fn nothing(name: &ComponentName) -> Status {
     let (fingerprint, failures) = (String::new(), 0);
     let (component, instances) = (name.clone(), Vec::new());
     Status { component, instances, waiting: 0, problem: None, waits_for: None, fingerprint, failures }
-}
-
-fn wanted(line: &Line, stream: Option<&str>) -> bool {
-    stream.is_none_or(|stream| line.stream.to_string() == stream)
-}
-
-fn log_line(line: &Line) -> LogLine {
-    LogLine {
-        at: rfc3339(line.at),
-        instance: line.instance.to_string(),
-        stream: line.stream.to_string(),
-        text: sanitized(&line.text).into_owned(),
-    }
 }
 
 /// The load of the last minute.

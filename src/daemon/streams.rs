@@ -1,4 +1,5 @@
-//! Streams of requests between nodes: opens them for the proxy, and hands those of others to it.
+//! Streams between nodes: opens them for the proxy, and hands those of others to it; what carries no request asks for
+//! lines of logs.
 //!
 //! Knows nothing of what is in them.
 
@@ -9,9 +10,11 @@ use std::time::Duration;
 
 use super::catalog::Catalog;
 use super::cluster::Cluster;
-use crate::id::NodeId;
+use super::logs;
+use crate::id::{NodeId, NodeName};
 use crate::intake::Intake;
 use crate::proxy::{Forwarder, PeerStream, Peers};
+use crate::runtime::logs::LogBook;
 use crate::source::courier::Components as _;
 use crate::telemetry;
 
@@ -48,21 +51,33 @@ impl Peers for Streams {
     }
 }
 
-/// Serves the requests of others until the transport ends; `requests` counts those under way.
-pub(crate) async fn serve(
-    cluster: Cluster,
-    catalog: Arc<Catalog>,
-    core: Arc<dyn Intake>,
-    forwarder: Arc<Forwarder>,
-    requests: TaskTracker,
-) {
+/// What serves others. Nothing of the registrar is in it: a request that does not end must not hold that up.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) core: Arc<dyn Intake>,
+    pub(crate) forwarder: Arc<Forwarder>,
+    pub(crate) logs: Arc<LogBook>,
+    /// The name of this node.
+    pub(crate) name: NodeName,
+}
+
+/// Serves the requests of others until the transport ends, and what else they ask for; `requests` counts those under
+/// way.
+pub(crate) async fn serve(cluster: Cluster, server: Arc<Server>, requests: TaskTracker) {
     while let Some((_, stream)) = cluster.transport.accept_data().await {
-        let (catalog, core, forwarder) = (Arc::clone(&catalog), Arc::clone(&core), Arc::clone(&forwarder));
+        let server = Arc::clone(&server);
         // Large, and on its way to a task it would be copied several times.
         let request = Box::pin(async move {
             let abandoned = stream.abandoned();
             let (receive, send) = stream.into_halves();
-            forwarder.serve_peer(&core, |name| catalog.live(name), PeerStream { send, receive }, abandoned).await;
+            let stream = PeerStream { send, receive };
+            let question =
+                server.forwarder.serve_peer(&server.core, |name| server.catalog.live(name), stream, abandoned).await;
+            if let Some(question) = question {
+                // Nobody waits for its end when this node stops.
+                telemetry::spawn("peer logs", logs::serve(Arc::clone(&server.logs), server.name.clone(), question));
+            }
         });
         telemetry::spawn("peer request", requests.track_future(request));
     }

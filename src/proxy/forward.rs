@@ -25,9 +25,9 @@ use crate::model::Component;
 use crate::proxy::body::{Body, Payload, Progress};
 use crate::proxy::headers::{self, Marks, Origin};
 use crate::proxy::hop::ask::{Outcome, Source as Rest};
-use crate::proxy::hop::serve::{Feed, Go};
+use crate::proxy::hop::serve::{Feed, First, Go};
 use crate::proxy::hop::wire::{Answered, Asked};
-use crate::proxy::hop::{self, PeerStream, Peers};
+use crate::proxy::hop::{self, PeerStream, Peers, Question};
 use crate::proxy::pool::Pool;
 use crate::proxy::retry::{Retries, Trouble};
 use crate::proxy::upgrade::Tunnels;
@@ -374,16 +374,26 @@ impl Forwarder {
 
     /// Serves a request of another node with an instance of this one. `find` knows the components, `abandoned` ends
     /// when the other node wants no answer any more. Returns when the answer was taken, or then.
-    pub async fn serve_peer<F, A>(&self, core: &Arc<dyn Intake>, find: F, stream: PeerStream, abandoned: A)
+    pub async fn serve_peer<F, A>(
+        &self,
+        core: &Arc<dyn Intake>,
+        find: F,
+        stream: PeerStream,
+        abandoned: A,
+    ) -> Option<Question<A>>
     where
         F: FnOnce(&ComponentName) -> Option<(Arc<Component>, Arc<Gate>)>,
         A: Future<Output = ()>,
     {
-        let (asked, frames) = match hop::serve::read_head(stream.receive).await {
-            Ok(read) => read,
-            Err(error) => return tracing::debug!(%error, "a request of another node cannot be read"),
-        };
         let mut send = stream.send;
+        let (asked, frames) = match hop::serve::read_first(stream.receive).await {
+            Ok(First::Request(asked, frames)) => (asked, frames),
+            Ok(First::Question(bytes)) => return Some(Question { bytes, send, abandoned }),
+            Err(error) => {
+                tracing::debug!(%error, "a request of another node cannot be read");
+                return None;
+            }
+        };
         let live = find(&asked.component);
         let (mut feed, payload) = Feed::new(frames, &asked);
         let switched = tokio::select! {
@@ -397,6 +407,7 @@ impl Forwarder {
             self.tunnels.run_hop(instance, stream, Some(lease)).await;
             drop(link);
         }
+        None
     }
 
     /// Gives the instance's end of a protocol that was changed to.

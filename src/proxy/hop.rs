@@ -41,6 +41,22 @@ impl fmt::Debug for PeerStream {
     }
 }
 
+/// Another node asks for something else than an answer to a request.
+pub struct Question<A> {
+    /// What it said.
+    pub bytes: bytes::Bytes,
+    /// Takes what it is to read.
+    pub send: Box<dyn AsyncWrite + Send + Unpin>,
+    /// Ends when it wants no more.
+    pub abandoned: A,
+}
+
+impl<A> fmt::Debug for Question<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Question").field("bytes", &self.bytes.len()).finish_non_exhaustive()
+    }
+}
+
 /// How streams to other nodes are opened.
 pub trait Peers: fmt::Debug + Send + Sync + 'static {
     /// Opens a stream, or says why there is none.

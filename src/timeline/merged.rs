@@ -54,7 +54,7 @@ impl Filter {
 /// A life and a number in it.
 type Place = (u64, u64);
 
-/// The entries of all nodes. Invariant: at most [`KEPT`] of each, and of at most [`GONE`] nodes that are gone.
+/// The entries of all nodes. Invariant: at most [`KEPT`] of each, and of at most 16 nodes that are gone.
 #[derive(Debug, Default)]
 pub struct Timeline {
     nodes: BTreeMap<NodeId, BTreeMap<Place, Arc<Told>>>,

@@ -155,7 +155,8 @@ impl Entry {
                 let (far, core, live) = (Arc::clone(&far), Arc::clone(&core) as Arc<dyn Intake>, live.clone());
                 telemetry::spawn("serve", async move {
                     let find = |_: &ComponentName| Some(live);
-                    far.serve_peer(&core, find, PeerStream { send, receive }, abandoned).await;
+                    let question = far.serve_peer(&core, find, PeerStream { send, receive }, abandoned).await;
+                    assert!(question.is_none(), "nobody asks for anything else here");
                 });
             }
         });

@@ -51,8 +51,13 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     }
     let Args { name, follow, tail, instance, stream, timestamps, raw } = args;
     let mut lines = context.client.logs(&name, &LogQuery { tail, follow, instance, stream }).await?;
-    let mut none = true;
+    let (mut none, mut partial) = (true, false);
     while let Some(line) = lines.next().await? {
+        if line.missing {
+            partial = true;
+            context.say(&line.text);
+            continue;
+        }
         none = false;
         let text = if context.format == Format::Json { json(&line)? } else { text(&line, raw, timestamps, context) };
         context.data(text.as_bytes())?;
@@ -62,7 +67,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     } else if none {
         context.say(&format!("no lines; component {name} has not written any"));
     }
-    Ok(())
+    if partial { Err(Failure::silent(Exit::Partial)) } else { Ok(()) }
 }
 
 fn json(line: &LogLine) -> Result<String, Failure> {
@@ -78,5 +83,5 @@ fn text(line: &LogLine, raw: bool, timestamps: bool, context: &Context) -> Strin
     }
     let at = if timestamps { format!("{} ", line.at) } else { String::new() };
     let mark = if line.stream == "system" { '*' } else { '|' };
-    format!("{at}{} {mark} {text}\n", line.instance)
+    format!("{at}{} {} {mark} {text}\n", line.node, line.instance)
 }

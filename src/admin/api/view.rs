@@ -306,12 +306,18 @@ pub struct NodeMemory {
 pub struct LogLine {
     /// RFC 3339.
     pub at: String,
+    /// The name of the node that has it.
+    #[serde(default)]
+    pub node: String,
     /// Who wrote it, or whom it is about.
     pub instance: String,
     /// `stdout`, `stderr` or `system`.
     pub stream: String,
     /// As it was written, without line feed; not safe to put on a terminal as it is.
     pub text: String,
+    /// Nobody wrote it: it says that the lines of the node are missing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub missing: bool,
 }
 
 /// Where the time of an event went, in milliseconds. A phase that was not passed through is 0.

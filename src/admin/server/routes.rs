@@ -280,16 +280,20 @@ impl Asked<'_> {
     /// The body of a put is the value, byte for byte.
     async fn setting(&self, body: Incoming) -> Result<Response<Body>, ApiError> {
         let known: &[&str] = match self.head.method {
-            Method::PUT => &["component", "secret"],
+            Method::PUT => &["component", "secret", "dry_run"],
             Method::DELETE => &["component", "force"],
             _ => &["component"],
         };
         let query = self.query(known)?;
         let key = CfgKey { component: query.parsed("component")?, name: self.name()? };
         if self.head.method == Method::PUT {
-            let (secret, expect) = (query.flag("secret")?, self.expect()?);
+            let (secret, dry_run, expect) = (query.flag("secret")?, query.flag("dry_run")?, self.expect()?);
             let value = body::read(body, BODY_MAX).await?;
-            return Ok(put(&self.control.put_setting(key, value, secret, expect).await?));
+            let answer = match dry_run {
+                true => self.control.check_setting(key, value, secret, expect).await?,
+                false => self.control.put_setting(key, value, secret, expect).await?,
+            };
+            return Ok(put(&answer));
         }
         if self.head.method == Method::DELETE {
             let removed = self.control.delete_setting(key, query.flag("force")?, self.expect()?).await?;

@@ -6,8 +6,8 @@ use super::super::catalog::{Definitions, Setting};
 use super::super::registrar::Edit;
 use super::super::seal;
 use super::{Desk, answer, expectation, sibling};
-use crate::admin::api::{ApiError, CfgView, Code, ConflictView, Expect, List, PutAnswer, Removed, rfc3339};
-use crate::crdt::{Key, Kind};
+use crate::admin::api::{ApiError, CfgView, Change, Code, ConflictView, Expect, List, PutAnswer, Removed, rfc3339};
+use crate::crdt::{Key, Kind, Row};
 use crate::model::cfg::{CfgKey, VALUE_MAX};
 
 /// The longest value in bytes that a list shows: with a thousand settings a list stays at a megabyte.
@@ -21,31 +21,62 @@ impl Desk {
         is_secret: bool,
         expect: Expect,
     ) -> Result<PutAnswer, ApiError> {
-        if value.len() > VALUE_MAX {
-            return Err(too_large(&key, value.len()));
-        }
-        let was_secret = {
-            let definitions = self.catalog.read();
-            let row = definitions.settings.get(&key).and_then(Setting::row);
-            row.is_some_and(|row| seal::shown(row).is_none())
-        };
-        let row = match is_secret || was_secret {
-            true => {
-                let place = Key::new(Kind::CONFIG, &key.row_name());
-                let place = place.map_err(|error| ApiError::invalid(format!("{key}: {error}")))?;
-                let sealed = self.catalog.seal().sealed(&place, &value);
-                sealed.map_err(|error| ApiError::new(Code::Internal, format!("{key} {error}")))?
-            }
-            false => seal::plain(&value),
-        };
+        let (row, warning) = self.setting_row(&key, &value, is_secret)?;
         let expect = expectation(expect)?;
         let edited = self.edit(Edit::PutSetting { key: key.clone(), row, expect }).await?;
         let mut answer = answer(key.name.as_str(), edited);
-        if was_secret && !is_secret {
-            let text = format!("{key} was a secret and stays one; `maelctl cfg rm` first makes it forget that");
-            answer.warnings.push(text);
-        }
+        answer.warnings.extend(warning);
         Ok(answer)
+    }
+
+    /// What [`Desk::put_setting`] would answer.
+    pub(super) fn check_setting(
+        &self,
+        key: &CfgKey,
+        value: &[u8],
+        is_secret: bool,
+        expect: &Expect,
+    ) -> Result<PutAnswer, ApiError> {
+        let (row, warning) = self.setting_row(key, value, is_secret)?;
+        let definitions = self.catalog.read();
+        let setting = definitions.settings.get(key);
+        let current = setting.map(|setting| setting.version().to_string());
+        expect.check(&key.to_string(), current.as_deref())?;
+        let changed = match setting {
+            None => Change::Created,
+            Some(setting) if setting.row() == Some(&row) => Change::Unchanged,
+            Some(_) => Change::Updated,
+        };
+        let absent = key.component.as_ref().filter(|component| definitions.component(component).is_none());
+        let absent = absent.map(|component| format!("component {component} does not exist yet"));
+        Ok(PutAnswer {
+            name: key.name.to_string(),
+            version: current.unwrap_or_default(),
+            changed,
+            warnings: absent.into_iter().chain(warning).collect(),
+            notes: Vec::new(),
+        })
+    }
+
+    /// The row that is to keep a value, and a warning. What is a secret stays one.
+    fn setting_row(&self, key: &CfgKey, value: &[u8], is_secret: bool) -> Result<(Row, Option<String>), ApiError> {
+        if value.len() > VALUE_MAX {
+            return Err(too_large(key, value.len()));
+        }
+        let was_secret = {
+            let definitions = self.catalog.read();
+            let row = definitions.settings.get(key).and_then(Setting::row);
+            row.is_some_and(|row| seal::shown(row).is_none())
+        };
+        if !is_secret && !was_secret {
+            return Ok((seal::plain(value), None));
+        }
+        let place = Key::new(Kind::CONFIG, &key.row_name());
+        let place = place.map_err(|error| ApiError::invalid(format!("{key}: {error}")))?;
+        let sealed = self.catalog.seal().sealed(&place, value);
+        let row = sealed.map_err(|error| ApiError::new(Code::Internal, format!("{key} {error}")))?;
+        let stays = || format!("{key} was a secret and stays one; `maelctl cfg rm` first makes it forget that");
+        Ok((row, (!is_secret).then(stays)))
     }
 
     pub(super) fn get_setting(&self, key: &CfgKey) -> Result<CfgView, ApiError> {

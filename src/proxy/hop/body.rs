@@ -59,7 +59,10 @@ impl Inflow {
                 self.is_over = true;
                 return Poll::Ready(None);
             }
-            Some(Ok(wire::Frame::Broken | wire::Frame::Head(_) | wire::Frame::Go) | Err(_)) | None => {
+            Some(
+                Ok(wire::Frame::Broken | wire::Frame::Head(_) | wire::Frame::Go | wire::Frame::Question(_)) | Err(_),
+            )
+            | None => {
                 self.is_over = true;
                 return Poll::Ready(Some(Err(BodyError::Lost)));
             }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -19,11 +20,21 @@ const HEAD_TIME: Duration = Duration::from_secs(5);
 /// Frames of a body that may wait for the instance. Each is at most 64 KiB.
 const PIECES: usize = 4;
 
-/// Reads the head of a request.
-pub(crate) async fn read_head(receive: Box<dyn AsyncRead + Send + Unpin>) -> Result<(Asked, Receiver), WireError> {
+/// What a stream begins with.
+#[expect(clippy::large_enum_variant, reason = "nearly all are requests, and each would be boxed for the others")]
+pub(crate) enum First {
+    /// The head of a request, and what the rest comes from.
+    Request(Asked, Receiver),
+    /// Something else is asked for.
+    Question(Bytes),
+}
+
+/// Reads the head of a request, or what stands in its place.
+pub(crate) async fn read_first(receive: Box<dyn AsyncRead + Send + Unpin>) -> Result<First, WireError> {
     let mut frames = FramedRead::with_capacity(receive, Frames, super::ROOM);
     match tokio::time::timeout(HEAD_TIME, frames.next()).await {
-        Ok(Some(Ok(Frame::Head(bytes)))) => Ok((Asked::get(bytes)?, frames)),
+        Ok(Some(Ok(Frame::Head(bytes)))) => Ok(First::Request(Asked::get(bytes)?, frames)),
+        Ok(Some(Ok(Frame::Question(bytes)))) => Ok(First::Question(bytes)),
         Ok(Some(Err(error))) => Err(error),
         Ok(Some(Ok(_)) | None) => Err(WireError::Malformed("something else than the head of a request")),
         Err(_) => Err(WireError::Malformed("no head in time")),
@@ -63,7 +74,7 @@ impl Feed {
                 }
                 // Without its end the body counts as broken off.
                 Frame::Broken => break,
-                Frame::Head(_) | Frame::Go => return,
+                Frame::Head(_) | Frame::Go | Frame::Question(_) => return,
             };
             let Some(pieces) = &self.pieces else { return };
             // An instance that wants no more of it gets no more; the other side is listened to all the same.

@@ -29,6 +29,9 @@ const TRAILERS_MAX: usize = 64 * 1024;
 /// Bytes of a failure's description at most: the last twenty lines of an instance.
 const FAILURE_MAX: usize = 64 * 1024;
 
+/// Bytes of a question at most: some names and numbers.
+const QUESTION_MAX: usize = 4 * 1024;
+
 /// Headers for which room is made at once, whatever number is said: more than most requests have.
 const USUAL: usize = 32;
 
@@ -63,6 +66,8 @@ pub(crate) enum Frame {
     End,
     /// The body broke off at its source.
     Broken,
+    /// The first frame of a stream that carries no request: what is asked for.
+    Question(Bytes),
 }
 
 const HEAD: u8 = 0;
@@ -71,6 +76,7 @@ const DATA: u8 = 2;
 const TRAILERS: u8 = 3;
 const END: u8 = 4;
 const BROKEN: u8 = 5;
+const QUESTION: u8 = 6;
 
 fn put_header(buf: &mut BytesMut, kind: u8, length: usize) {
     buf.put_u8(kind);
@@ -88,6 +94,12 @@ pub(crate) fn put_end(buf: &mut BytesMut) {
 
 pub(crate) fn put_broken(buf: &mut BytesMut) {
     put_header(buf, BROKEN, 0);
+}
+
+/// At most [`QUESTION_MAX`] bytes.
+pub(crate) fn put_question(buf: &mut BytesMut, question: &[u8]) {
+    put_header(buf, QUESTION, question.len());
+    buf.put_slice(question);
 }
 
 /// In as many frames as it takes.
@@ -126,6 +138,7 @@ impl Decoder for Frames {
             HEAD => HEAD_MAX,
             DATA => DATA_MAX,
             TRAILERS => TRAILERS_MAX,
+            QUESTION => QUESTION_MAX,
             GO | END | BROKEN => 0,
             kind => return Err(WireError::Kind(kind)),
         };
@@ -147,6 +160,7 @@ impl Decoder for Frames {
                 Frame::Trailers(trailers)
             }
             GO => Frame::Go,
+            QUESTION => Frame::Question(bytes),
             END => Frame::End,
             _ => Frame::Broken,
         }))
@@ -411,15 +425,19 @@ mod tests {
         put_trailers(&mut buf, &asked().headers);
         put_end(&mut buf);
         put_broken(&mut buf);
+        put_question(&mut buf, b"what?");
         let shown: Vec<String> = frames(buf)
             .into_iter()
             .map(|frame| match frame {
                 Frame::Data(bytes) => format!("data {}", bytes.len()),
                 Frame::Trailers(trailers) => format!("trailers {}", trailers.len()),
+                Frame::Question(bytes) => format!("question {}", bytes.len()),
                 other @ (Frame::Head(_) | Frame::Go | Frame::End | Frame::Broken) => format!("{other:?}"),
             })
             .collect();
-        assert_eq!(shown, ["Go", "data 65536", "data 65536", "data 1", "trailers 2", "End", "Broken"]);
+        let (first, last) =
+            (["Go", "data 65536", "data 65536", "data 1"], ["trailers 2", "End", "Broken", "question 5"]);
+        assert_eq!(shown, [first, last].concat());
     }
 
     #[test]
@@ -429,6 +447,7 @@ mod tests {
             (&[2, 0, 1, 0, 1][..], "65537 bytes; allowed are at most 65536"),
             (&[0, 255, 255, 255, 255][..], "allowed are at most 163840"),
             (&[4, 0, 0, 0, 1][..], "allowed are at most 0"),
+            (&[6, 0, 0, 16, 1][..], "4097 bytes; allowed are at most 4096"),
         ] {
             let error = Frames.decode(&mut BytesMut::from(bytes)).expect_err("refused").to_string();
             assert!(error.contains(why), "{error}");

@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// Only if it does not exist yet (else exit code 6)
     #[arg(long)]
     if_absent: bool,
+    /// Check and say what would be done
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
@@ -54,7 +57,8 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     };
     let key = args.whose.key(&name);
     let what = if args.secret { "secret" } else { "setting" };
-    context.put(what, context.client.put_setting(&key, value, args.secret, &expect).await, false)
+    let answer = context.client.put_setting(&key, value, args.secret, &expect, args.dry_run).await;
+    context.put(what, answer, args.dry_run)
 }
 
 /// The name and the value, out of the two places where the latter may be.
