@@ -310,8 +310,10 @@ impl Board {
         let gone = self.bulletin().drop_owner(node);
         let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
         let name = heard.facts.get(&node).map_or_else(|| node.to_string(), |facts| facts.name.clone());
-        let count = |of: &BTreeMap<NodeId, Load>| of.get(&node).map_or(0, |load| load.ready + load.coming);
-        let instances = heard.loads.iter().map(|(component, of)| (component.clone(), count(of))).collect();
+        let count = |load: &Load| load.ready.saturating_add(load.coming);
+        let instances =
+            heard.loads.iter().filter_map(|(component, of)| Some((component.clone(), count(of.get(&node)?))));
+        let instances = instances.collect();
         for key in &gone {
             heard.apply(node, key, None);
         }

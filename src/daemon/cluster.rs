@@ -229,7 +229,11 @@ impl Task {
                     tracing::info!(node = name(&peer), address = %peer.address, "node is up");
                     self.members().await;
                     self.registrar.connected(peer.node).await;
-                    if peer.life > 0 {
+                    let is_it = |member: &Member| {
+                        (member.peer.node, member.peer.start, member.state) == (peer.node, peer.start, State::Down)
+                    };
+                    // Readers have not been shown yet that it is up.
+                    if self.cluster.view.load().members.iter().any(is_it) {
                         self.board.note_peer(What::Up, &peer, &name(&peer), "it is back; it had been taken for dead");
                     }
                     self.board.greet(&self.cluster.transport, peer);
