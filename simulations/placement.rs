@@ -8,6 +8,8 @@
 
 #[path = "placement/machine.rs"]
 mod machine;
+#[path = "placement/strict.rs"]
+mod strict;
 #[path = "placement/world.rs"]
 mod world;
 
@@ -19,18 +21,33 @@ use world::{Seen, World};
 /// second of ours.
 const SEEDS: u64 = 60;
 
+/// The same of strict singletons, of five and a half minutes each.
+const STRICT_SEEDS: u64 = 60;
+
 #[test]
 fn memory_is_never_handed_out_twice_and_everything_comes_to_rest_in_any_world() {
-    let seeds = std::env::var("PLACEMENT_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
+    try_worlds("PLACEMENT_SEEDS", SEEDS, World::run, &world::ALL);
+}
+
+#[test]
+fn there_are_never_two_instances_of_a_strict_singleton_in_any_world_and_one_when_all_is_well() {
+    try_worlds("STRICT_SEEDS", STRICT_SEEDS, strict::World::run, &strict::ALL);
+}
+
+type Run = fn(u64) -> Result<(u64, Seen), String>;
+
+/// Tries as many worlds as the variable says.
+fn try_worlds(variable: &str, usual: u64, world: Run, all: &[&'static str]) {
+    let seeds = std::env::var(variable).ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(usual);
     let halves = thread::scope(|scope| {
         let run = |half: u64| {
             let mut seen = Seen::default();
             let mut failed = Vec::new();
             for seed in (half..seeds).step_by(2) {
-                match World::run(seed) {
+                match world(seed) {
                     Ok((trace, some)) => {
                         seen.add(&some);
-                        if seed % 10 < 2 && World::run(seed).map(|(again, _)| again) != Ok(trace) {
+                        if seed % 10 < 2 && world(seed).map(|(again, _)| again) != Ok(trace) {
                             failed.push(format!("seed {seed}: two runs differ"));
                         }
                     }
@@ -42,14 +59,14 @@ fn memory_is_never_handed_out_twice_and_everything_comes_to_rest_in_any_world() 
         let halves = [0, 1].map(|half| scope.spawn(move || run(half)));
         halves.map(|half| half.join().expect("a world does not panic"))
     });
-    let mut all = Seen::default();
+    let mut seen = Seen::default();
     let mut failed = Vec::new();
-    for (seen, more) in halves {
-        all.add(&seen);
+    for (some, more) in halves {
+        seen.add(&some);
         failed.extend(more);
     }
     assert!(failed.is_empty(), "{} of {seeds} worlds:\n{}", failed.len(), failed.join("\n"));
-    assert!(all.blind().is_empty(), "no world ever saw {:?}: {all:?}", all.blind());
+    assert!(seen.blind(all).is_empty(), "no world ever saw {:?}: {seen:?}", seen.blind(all));
 }
 
 #[test]

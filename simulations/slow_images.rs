@@ -69,6 +69,7 @@ impl World {
             Effect::Refuse(_, failure) => panic!("an event was refused at {:?}: {failure}", self.now),
             Effect::Watch(..)
             | Effect::Abandon(_)
+            | Effect::Claim(_)
             | Effect::Freeze(_)
             | Effect::Thaw(_)
             | Effect::Note(..)

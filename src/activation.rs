@@ -11,6 +11,7 @@ mod instance;
 mod leave;
 mod plan;
 pub mod queue;
+mod strict;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -119,6 +120,8 @@ pub enum Fact {
     },
     /// What the plan of the cluster wants of this node.
     Share(Share),
+    /// Until when a strict singleton may run; what is over is none. It has to begin to stop then.
+    Consent(Mono),
     /// An event that was told to go elsewhere has been answered there, or was not.
     Returned,
     /// An unused instance is to go: another component needs its memory.
@@ -153,6 +156,8 @@ pub enum Effect {
     Stop(InstanceId, Arc<Component>),
     /// Check its health once.
     Check(InstanceId, Arc<Component>, SocketAddr),
+    /// Ask the cluster for its consent to run a strict singleton here, or give it back: nothing of it is left.
+    Claim(bool),
     /// Hand this slot, already claimed, to a waiting event.
     Grant(Ticket, Arc<Slots>),
     /// Tell a waiting event that it gets none.
@@ -212,6 +217,9 @@ pub struct Activation {
     instances: BTreeMap<InstanceId, Instance>,
     queue: Queue,
     share: Share,
+    /// Of a strict singleton: whether the consent to run was asked for, and until when it lasts.
+    claims: bool,
+    consent: Option<Mono>,
     /// Events that were told to go elsewhere and are not done.
     away: u32,
     /// The bytes that the next start needs and that are not free.
@@ -242,6 +250,8 @@ impl Activation {
             instances: BTreeMap::new(),
             queue: Queue::default(),
             share: Share::default(),
+            claims: false,
+            consent: None,
             away: 0,
             short: None,
             removed: false,
@@ -349,6 +359,9 @@ impl Activation {
         if self.is_held() && ready(true) > 0 {
             return Some("its turn in the rollout".to_owned());
         }
+        if self.share.count > 0 && !self.has_consent(now) {
+            return Some("the consent of more than half of the nodes to run a strict singleton".to_owned());
+        }
         if let Some(bytes) = self.short {
             return Some(format!("{} of memory, which instances in use have", format_bytes(bytes)));
         }
@@ -412,6 +425,11 @@ impl Activation {
                 let Some(instance) = self.instances.get_mut(&id) else { return };
                 let text = format!("start failed in phase {phase}: {reason}");
                 out.push(Effect::Note(Some(id.clone()), Some(What::Failed), text));
+                if instance.is_leaving() && phase != Phase::Ready {
+                    // It was given up before; this says that nothing of it is left.
+                    self.instances.remove(&id);
+                    return out.push(Effect::Forget(id));
+                }
                 if phase == Phase::Ready {
                     // It runs, and what waits hears why before its end is seen.
                     instance.state = State::Stopping;
@@ -445,6 +463,7 @@ impl Activation {
                 self.found(id, fingerprint, address, handle, frozen, now, out);
             }
             Fact::Share(share) => self.share = share,
+            Fact::Consent(until) => self.consent = Some(until),
             Fact::Returned => self.away = self.away.saturating_sub(1),
             Fact::Evict(id, by) => self.evict(&id, &by, now, out),
             Fact::NoRoom { left, capacity } => self.no_room(left, capacity, now, out),

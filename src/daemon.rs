@@ -6,6 +6,7 @@ mod catalog;
 mod chronicle;
 mod clock;
 mod cluster;
+mod consent;
 mod control;
 mod driver;
 mod duty;
@@ -70,6 +71,7 @@ pub use cluster::identity::IdentityError;
 use board::{Board, Facts};
 use catalog::{Catalog, Definitions};
 use clock::Clock;
+use consent::Consent;
 use driver::{Driver, MESSAGES, Message};
 use intake::CoreHandle;
 use keeper::Workshop;
@@ -206,6 +208,7 @@ impl Daemon {
         let token = Token { cluster: loaded.cluster, secret, seeds: Vec::new() };
         write_token(&config.data_dir, &token).map_err(io("write the join token"))?;
         let last_peers = cluster::identity::read_peers(&mut store)?;
+        let known = consent::read_known(&mut store)?;
         let saved = match store.note(registrar::SYNCED)? {
             Some(bytes) => Saved::decode(&bytes).map_err(|error| DaemonError::Io {
                 doing: "read what was replicated; restore the data directory, or start with an empty one".to_owned(),
@@ -276,8 +279,10 @@ impl Daemon {
             forwarder: Arc::clone(&forwarder),
             messages: messages.clone(),
         });
-        let (kept, shown) = (Arc::clone(&catalog), Arc::clone(&board));
-        let driver = Driver::new(node, kept, clock, inbox, missed, Arc::clone(&workshop), shown);
+        let shown = Arc::clone(&board);
+        let consent = Consent::new(loaded.node, loaded.epoch, &known, clock);
+        let given = Arc::clone(&consent);
+        let driver = Driver::new(node, clock, inbox, missed, Arc::clone(&workshop), shown, given);
         let driver_task = telemetry::spawn("loop", driver.run());
 
         // What ran before is known to the loop before the first request can ask for an instance.
@@ -365,6 +370,15 @@ impl Daemon {
         );
         telemetry::spawn("seats", seats.run(leave.clone()));
         telemetry::spawn("scheduler", scheduler.run());
+        let around = consent::Surroundings {
+            me: loaded.node,
+            known,
+            cluster: cluster.clone(),
+            removed: removed_seen.clone(),
+            registrar: registrar.clone(),
+            messages: messages.clone(),
+        };
+        telemetry::spawn("consents", Arc::clone(&consent).run(around));
         let peer_requests = TaskTracker::new();
         let server = streams::Server {
             catalog: Arc::clone(&catalog),
@@ -394,6 +408,7 @@ impl Daemon {
             board: Arc::clone(&board),
             duties: duties_seen,
             questions,
+            consent,
         };
         let desk = Arc::new(desk);
         let part = CancellationToken::new();
@@ -489,11 +504,11 @@ impl Daemon {
             tracing::info!(open = self.peer_requests.len(), "leaving requests of other nodes that did not end in time");
         }
         let _ = self.messages.send(Message::Input(Input::Drain)).await;
-        if self.config.on_shutdown == OnShutdown::Stop {
-            let (done, stopped) = oneshot::channel();
-            let _ = self.messages.send(Message::StopAll { done }).await;
-            let _ = stopped.await;
-        }
+        // A strict singleton may not run where nobody asks for the consent to it.
+        let (done, stopped) = oneshot::channel();
+        let only_strict = self.config.on_shutdown != OnShutdown::Stop;
+        let _ = self.messages.send(Message::StopAll { done, only_strict }).await;
+        let _ = stopped.await;
         self.leave.cancel();
         let _ = self.api_task.await;
         // Peers hear of it before the process is gone, and need not find out.

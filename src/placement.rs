@@ -8,6 +8,7 @@
 //! A core without IO. It knows nothing of membership, of the registry or of runtimes: the shell hands it facts.
 
 mod elect;
+pub mod lease;
 mod places;
 pub mod planner;
 pub mod rendezvous;

@@ -8,12 +8,13 @@ use maelstrom::id::{ComponentName, NodeId};
 use maelstrom::model::Component;
 use maelstrom::model::instance::InstanceState;
 use maelstrom::node::{Input, Node as Core};
+use maelstrom::placement::lease::Leases;
 use maelstrom::placement::scheduler::{self, Definition, Observed, Output, Running, Wanted};
 use maelstrom::placement::way::{Choice, There, choose};
 use maelstrom::placement::{Node, Places, Scheduler};
 use maelstrom::rng::Rng;
 use maelstrom::slots::{Gates, Slots};
-use maelstrom::time::Now;
+use maelstrom::time::{Mono, Now};
 
 /// What a machine tells the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,7 @@ pub struct Machine {
     pub id: NodeId,
     pub core: Core,
     pub gates: Arc<Gates>,
+    pub leases: Leases,
     scheduler: Scheduler,
     places: Places,
     loads: BTreeMap<ComponentName, BTreeMap<NodeId, Running>>,
@@ -39,7 +41,18 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn new(id: NodeId, capacity: u64, components: &[Arc<Component>], mut rng: Rng) -> Self {
+    pub fn new(id: NodeId, capacity: u64, components: &[Arc<Component>], rng: Rng) -> Self {
+        Self::start((id, 1), capacity, components, rng, Mono(1))
+    }
+
+    /// One that begins its so-and-so-many-th life.
+    pub fn start(
+        (id, life): (NodeId, u64),
+        capacity: u64,
+        components: &[Arc<Component>],
+        mut rng: Rng,
+        now: Mono,
+    ) -> Self {
         let gates = Arc::new(Gates::default());
         let core = Core::new(rng.child("node"), Arc::clone(&gates)).with_capacity(capacity);
         let known = |component: &Arc<Component>| {
@@ -49,6 +62,7 @@ impl Machine {
             id,
             core,
             gates,
+            leases: Leases::new(id, life, life > 1, now),
             scheduler: Scheduler::new(id),
             places: Places::default(),
             loads: BTreeMap::new(),
@@ -102,8 +116,8 @@ impl Machine {
         }
     }
 
-    pub fn see(&mut self, nodes: &BTreeMap<NodeId, Node>) {
-        self.scheduler.handle_nodes(nodes.clone(), true);
+    pub fn see(&mut self, nodes: &BTreeMap<NodeId, Node>, majority: bool) {
+        self.scheduler.handle_nodes(nodes.clone(), majority);
     }
 
     pub fn fact(&mut self, name: &ComponentName, fact: Fact, now: Now) {
@@ -119,7 +133,12 @@ impl Machine {
     pub fn settle(&mut self, now: Now) -> Vec<(ComponentName, Effect)> {
         let mut effects = Vec::new();
         for _ in 0..100 {
-            effects.extend(std::iter::from_fn(|| self.core.poll_effect()));
+            while let Some((name, effect)) = self.core.poll_effect() {
+                if let Effect::Claim(is_claimed) = effect {
+                    self.leases.handle_claim(&name, is_claimed, now.mono);
+                }
+                effects.push((name, effect));
+            }
             self.say();
             for name in std::mem::take(&mut self.dirty) {
                 let definition = self.components.get(&name).map(|(_, definition)| definition.clone());
@@ -191,7 +210,7 @@ impl Machine {
     }
 
     /// When it wants to be called again.
-    pub fn due(&self) -> Option<maelstrom::time::Mono> {
+    pub fn due(&self) -> Option<Mono> {
         self.core.poll_timeout().into_iter().chain(self.scheduler.poll_timeout()).min()
     }
 

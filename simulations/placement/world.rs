@@ -36,7 +36,8 @@ const WORD: Duration = Duration::from_millis(12);
 #[derive(Debug, Default, Clone)]
 pub struct Seen(BTreeMap<&'static str, u64>);
 
-const ALL: [&str; 9] =
+/// What has to happen in some world.
+pub const ALL: [&str; 9] =
     ["answered", "hop", "sent elsewhere", "no room", "evicted", "crash", "return", "drain", "several nodes"];
 
 impl Seen {
@@ -46,13 +47,13 @@ impl Seen {
         }
     }
 
-    fn note(&mut self, what: &'static str) {
+    pub fn note(&mut self, what: &'static str) {
         *self.0.entry(what).or_default() += 1;
     }
 
-    /// What never happened.
-    pub fn blind(&self) -> Vec<&'static str> {
-        ALL.into_iter().filter(|what| !self.0.contains_key(what)).collect()
+    /// What of this never happened.
+    pub fn blind(&self, all: &[&'static str]) -> Vec<&'static str> {
+        all.iter().copied().filter(|what| !self.0.contains_key(what)).collect()
     }
 }
 
@@ -178,7 +179,7 @@ impl World {
                     if is_gone || machine.is_another_life(about, life) {
                         machine.forget(about);
                     }
-                    machine.see(&nodes);
+                    machine.see(&nodes, true);
                     return self.settle(to);
                 }
             }
@@ -525,7 +526,12 @@ impl World {
                 return self.refused(node, request, is_final);
             }
             Effect::Note(_, _, text) if text.contains("needs its memory") => self.seen.note("evicted"),
-            Effect::Watch(..) | Effect::Abandon(_) | Effect::Note(..) | Effect::Forget(_) | Effect::Discard(_) => {}
+            Effect::Claim(_)
+            | Effect::Watch(..)
+            | Effect::Abandon(_)
+            | Effect::Note(..)
+            | Effect::Forget(_)
+            | Effect::Discard(_) => {}
         }
         Ok(())
     }

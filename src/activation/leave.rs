@@ -33,6 +33,8 @@ pub(super) enum Leave {
     Evicted(Duration, ComponentName),
     /// It could not be thawed.
     Unthawable(String),
+    /// It is a strict singleton, and too few nodes consent to it.
+    NoConsent,
 }
 
 impl Leave {
@@ -55,6 +57,10 @@ impl fmt::Display for Leave {
             Self::Unused(unused) => write!(f, "unused for {unused:.0?}"),
             Self::Evicted(unused, by) => write!(f, "unused for {unused:.0?}, and {by} needs its memory"),
             Self::Unthawable(reason) => write!(f, "it could not be thawed: {reason}"),
+            Self::NoConsent => f.write_str(
+                "a strict singleton runs only with the consent of more than half of the nodes, and too few of them have \
+                 answered",
+            ),
         }
     }
 }

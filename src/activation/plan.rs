@@ -27,6 +27,7 @@ impl Activation {
     pub(super) fn settle(&mut self, now: Now, free: u64, rng: &mut Rng, out: &mut Vec<Effect>) {
         self.short = None;
         self.expire(now.mono, out);
+        self.lapse(now.mono, out);
         self.publish();
         self.hand_out(rng, out);
         self.divert(out);
@@ -40,6 +41,7 @@ impl Activation {
             self.check(now.mono, out);
         }
         self.finish_drains(now.mono, out);
+        self.claim(out);
         self.publish();
         self.look(now.mono);
     }
@@ -52,6 +54,7 @@ impl Activation {
         // What was due at the last turn and could not be done then (kept as minimum, in use, at the maximum) waits for
         // the next look or the next fact: it must not make the loop spin.
         let settled = self.settled;
+        self.consent_ends().filter(|due| *due > settled).into_iter().for_each(&mut at);
         if self.next_try > settled
             && (!self.queue.is_empty()
                 || self.is_short_of_its_share()
@@ -135,9 +138,14 @@ impl Activation {
 
     /// Thaws and starts what demand, the plan and replacements ask for.
     fn grow(&mut self, now: Now, free: u64, rng: &mut Rng, out: &mut Vec<Effect>) {
-        if self.is_exclusive() && !self.is_held() {
-            // Whatever is old or sick goes first; what follows starts when it is gone.
-            self.drain_where(now.mono, &Leave::Replaced, out, |plan| plan.old || plan.sick);
+        if !self.has_consent(now.mono) {
+            return;
+        }
+        if self.is_exclusive() {
+            if !self.is_held() {
+                // Whatever is old or sick goes first; what follows starts when it is gone.
+                self.drain_where(now.mono, &Leave::Replaced, out, |plan| plan.old || plan.sick);
+            }
             if self.instances.values().any(|instance| !self.is_current(instance) || instance.is_leaving()) {
                 return;
             }
@@ -212,6 +220,10 @@ impl Activation {
 
     /// How many instances of the definition in force are to be here.
     fn meant(&self) -> u32 {
+        if self.is_strict() {
+            // What waits raises the demand, and the plan says where the one instance is.
+            return self.share.count.min(1);
+        }
         let replaces = self.share.placed == 0
             && !self.is_held()
             && self.instances.values().any(|instance| self.to_replace(instance));
@@ -265,6 +277,10 @@ impl Activation {
         // What nobody wants stays as it is until it was unused for long enough: it may be wanted again.
         if placed == 0 && !leave {
             return;
+        }
+        if self.is_strict() && count == 0 && placed > 0 {
+            // There it starts when nothing is left here.
+            return self.drain_where(now, &Leave::Elsewhere, out, |_| true);
         }
         let ready = self.count(|instance| instance.state == State::Ready);
         let serving = self.instances.values().filter(|instance| instance.state == State::Ready).count();

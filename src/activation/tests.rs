@@ -31,6 +31,7 @@ fn component(change: impl FnOnce(&mut Component)) -> Arc<Component> {
         min_instances: 0,
         max_instances: one.saturating_add(4),
         max_per_node: one.saturating_add(4),
+        singleton: crate::model::component::Singleton::No,
         freeze_after: Some(Duration::from_secs(30)),
         idle_timeout: Duration::from_secs(300),
         start_timeout: Duration::from_secs(60),

@@ -283,7 +283,7 @@ pub(crate) fn row(doc: &serde_json::Value) -> Row {
 }
 
 /// Keys of a definition that a running instance does not depend on: changing them needs no new instance.
-const LIVE_KEYS: [&str; 10] = [
+const LIVE_KEYS: [&str; 11] = [
     "concurrency",
     "constraints",
     "health",
@@ -293,6 +293,7 @@ const LIVE_KEYS: [&str; 10] = [
     "queue",
     "request_timeout",
     "rollout",
+    "singleton",
     "start_timeout",
 ];
 

@@ -17,6 +17,7 @@ use super::board::{self, Board};
 use super::catalog::{Catalog, Definitions, Entry};
 use super::clock::Clock;
 use super::cluster::{Cluster, View};
+use super::consent::Consent;
 use super::driver::{Message, Status};
 use super::duty::Duties;
 use super::pin::pin;
@@ -38,6 +39,7 @@ use crate::intake::Intake;
 use crate::model::cfg::CfgKey;
 use crate::model::duty::Duty;
 use crate::model::{Component, Source};
+use crate::placement::lease;
 use crate::runtime::logs::LogBook;
 use crate::runtime::{BoxFuture, Runtime};
 use crate::source::courier::{Components as _, Courier, Event};
@@ -72,6 +74,7 @@ pub(crate) struct Desk {
     pub(crate) board: Arc<Board>,
     pub(crate) duties: watch::Receiver<Duties>,
     pub(crate) questions: mpsc::Sender<Question>,
+    pub(crate) consent: Arc<Consent>,
 }
 
 /// The question that carries a sheet.
@@ -82,6 +85,11 @@ pub(crate) fn sheet(sheet: Sheet) -> Bytes {
 /// The question for what nobody says of himself any more.
 pub(crate) fn past() -> Bytes {
     wire::encode(&Ask::Past).unwrap_or_default().into()
+}
+
+/// The question for votes.
+pub(crate) fn consent(ask: lease::Ask) -> Bytes {
+    wire::encode(&Ask::Consent(ask)).unwrap_or_default().into()
 }
 
 /// What a peer may ask.
@@ -96,6 +104,8 @@ enum Ask {
     /// What happened at nodes that are gone, in earlier lives, and at the one who asks: blocks of the timeline with their
     /// nodes.
     Past,
+    /// Its votes for strict singletons: the answer is a [`lease::Answer`].
+    Consent(lease::Ask),
 }
 
 /// How long a peer may take to say how it fares: many round trips, and still a quick answer to `node ls`.
@@ -243,6 +253,9 @@ impl Desk {
                 return serde_json::to_vec(&views).unwrap_or_default().into();
             }
             Ok(Ask::Past) => return self.board.chronicle().past(from),
+            Ok(Ask::Consent(ask)) => {
+                return wire::encode(&self.consent.answer(from, &ask)).unwrap_or_default().into();
+            }
             // A newer release may ask what this one does not know; no answer says so.
             Err(_) => return Bytes::new(),
         }

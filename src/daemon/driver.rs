@@ -11,11 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::board::{Board, Load, load_of};
 use super::catalog::Catalog;
 use super::clock::Clock;
+use super::consent::Consent;
 use super::keeper::{Keeper, Order, Workshop};
 use crate::activation::queue::Waiter;
 use crate::activation::{Activation, Effect, Fact, Problem, Shown, Ticket};
 use crate::failure::Failure;
 use crate::id::{ComponentName, InstanceId};
+use crate::model::component::Singleton;
 use crate::model::happening::What;
 use crate::model::share::Share;
 use crate::node::{Input, Node, Totals};
@@ -46,8 +48,8 @@ pub(crate) enum Message {
     Total { reply: oneshot::Sender<Totals> },
     /// Takes over what ran before, before anything else is sent.
     Load { inputs: Vec<Input>, done: oneshot::Sender<()> },
-    /// Stop all instances; answered when the last one is gone.
-    StopAll { done: oneshot::Sender<()> },
+    /// Stop all instances, or those alone that may not run without this daemon; answered when the last one is gone.
+    StopAll { done: oneshot::Sender<()>, only_strict: bool },
     /// Leave the loop. What keepers do at the moment is given up.
     Leave,
 }
@@ -79,6 +81,7 @@ pub(crate) struct Driver {
     keepers: BTreeMap<InstanceId, Keeper>,
     replies: BTreeMap<Ticket, Reply>,
     board: Arc<Board>,
+    consent: Arc<Consent>,
     /// What the board says of this node's components.
     said: BTreeMap<ComponentName, Load>,
 }
@@ -86,15 +89,16 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(
         node: Node,
-        catalog: Arc<Catalog>,
         clock: Clock,
         messages: mpsc::Receiver<Message>,
         missed: Arc<AtomicBool>,
         workshop: Arc<Workshop>,
         board: Arc<Board>,
+        consent: Arc<Consent>,
     ) -> Self {
+        let catalog = Arc::clone(&workshop.catalog);
         let (keepers, replies, said) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { node, catalog, clock, messages, missed, workshop, keepers, replies, board, said }
+        Self { node, catalog, clock, messages, missed, workshop, keepers, replies, board, consent, said }
     }
 
     /// Runs until [`Message::Leave`].
@@ -197,7 +201,7 @@ impl Driver {
                 self.node.settle_all(now);
                 let _ = done.send(());
             }
-            Message::StopAll { done } => self.stop_all(done),
+            Message::StopAll { done, only_strict } => self.stop_all(done, only_strict),
             Message::Leave => {}
         }
     }
@@ -254,6 +258,7 @@ impl Driver {
                     self.order(&id, Order::Stop(None));
                     self.keepers.remove(&id);
                 }
+                Effect::Claim(is_claimed) => self.consent.claim(&component, is_claimed),
                 Effect::Check(id, definition, address) => self.workshop.check(id, definition, address),
                 Effect::Grant(ticket, slots) => self.grant(ticket, slots),
                 Effect::Refuse(ticket, failure) => {
@@ -302,8 +307,10 @@ impl Driver {
     }
 
     /// Stops every instance. The node is draining by now and starts none.
-    fn stop_all(&mut self, done: oneshot::Sender<()>) {
-        let names: Vec<_> = self.node.iter().map(|activation| activation.component().clone()).collect();
+    fn stop_all(&mut self, done: oneshot::Sender<()>, only_strict: bool) {
+        let all = self.node.iter().map(|activation| Arc::clone(activation.component()));
+        let names: Vec<_> = all.filter(|one| !only_strict || one.singleton == Singleton::Strict).collect();
+        let mut stopped = Vec::new();
         for component in names {
             let Some(activation) = self.node.get(&component.name) else { continue };
             let ids: Vec<_> = activation.instances().map(|shown| shown.id).collect();
@@ -312,9 +319,14 @@ impl Driver {
                     keeper.abandon();
                 }
                 self.order(&id, Order::Stop(Some(Arc::clone(&component))));
+                stopped.extend(self.keepers.remove(&id));
             }
         }
-        self.workshop.finish(std::mem::take(&mut self.keepers).into_values(), done);
+        if !only_strict {
+            // Also those of instances that are on their way out.
+            stopped.extend(std::mem::take(&mut self.keepers).into_values());
+        }
+        self.workshop.finish(stopped, done);
     }
 }
 

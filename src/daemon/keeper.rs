@@ -33,6 +33,11 @@ pub(crate) const LAST_LINES: usize = 20;
 /// The grace of an instance that never became ready, or whose component is gone: it holds no event.
 const SHORT_GRACE: Duration = Duration::from_secs(2);
 
+/// An instance that is being created cannot be stopped yet. The call that creates it has an end of its own, which is a
+/// minute at most.
+const CLEAR_AGAIN: Duration = Duration::from_millis(250);
+const CLEAR_TRIES: u32 = 300;
+
 /// What a keeper can be told.
 #[derive(Debug)]
 pub(crate) enum Order {
@@ -177,8 +182,17 @@ impl Work {
         let spec = InstanceSpec { id: self.id.clone(), component: Arc::clone(&component), version: fingerprint, cfg };
         // On a task of its own: a panic in a runtime must not leave the core waiting for an answer.
         let (runtime, progress) = (Arc::clone(&self.workshop.runtime), self.progress());
-        let started = telemetry::spawn("start", async move { runtime.start(&spec, progress).await });
-        let started = match started.await {
+        let mut starting = telemetry::spawn("start", async move { runtime.start(&spec, progress).await });
+        let started = tokio::select! {
+            biased;
+            () = self.abandoned.cancelled() => {
+                // A runtime whose caller goes away begins nothing more, and clears away what it has begun.
+                starting.abort();
+                return self.clear().await;
+            }
+            started = &mut starting => started,
+        };
+        let started = match started {
             Ok(Ok(started)) => started,
             Ok(Err(error)) => return self.start_failed(error.phase, error.reason).await,
             Err(_) => return self.start_failed(Phase::Start, "the runtime failed, see the daemon's log".into()).await,
@@ -200,13 +214,20 @@ impl Work {
                 // The core answers with an order to stop it.
                 self.start_failed(Phase::Ready, error.to_string()).await;
             }
-            None => {
-                // An order to stop, if there is one, finds nothing left, which is fine.
-                if let Err(error) = self.stop("SIGTERM", SHORT_GRACE).await {
-                    tracing::warn!(instance = %self.id, %error, "could not clear an instance away");
-                }
-            }
+            None => self.clear().await,
         }
+    }
+
+    /// Stops what is there of it, also what is just being made. An order to stop finds nothing left, which is fine.
+    async fn clear(&self) {
+        for _ in 0..CLEAR_TRIES {
+            match self.stop("SIGTERM", SHORT_GRACE).await {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(instance = %self.id, %error, "not cleared away yet"),
+            }
+            tokio::time::sleep(CLEAR_AGAIN).await;
+        }
+        tracing::warn!(instance = %self.id, "could not clear an instance away");
     }
 
     async fn start_failed(&self, phase: Phase, reason: String) {

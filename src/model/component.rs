@@ -16,12 +16,14 @@ mod parse;
 mod rollout;
 mod scale;
 mod settings;
+mod singleton;
 #[cfg(test)]
 mod tests;
 mod volumes;
 mod workload;
 
 pub use rollout::{Rollout, RolloutOrder};
+pub use singleton::Singleton;
 pub(in crate::model) use volumes::absolute_path;
 
 /// A validated component definition.
@@ -54,6 +56,8 @@ pub struct Component {
     pub max_instances: NonZeroU32,
     /// Instances at most on one node.
     pub max_per_node: NonZeroU32,
+    /// Whether it may run twice. A singleton has a maximum of one.
+    pub singleton: Singleton,
     /// How long unused until frozen; `None` never freezes.
     pub freeze_after: Option<Duration>,
     /// How long unused until stopped.

@@ -23,6 +23,8 @@ pub struct Share {
     /// The hash of the fingerprint that all this is about; 0 if nothing is planned. What is meant for another definition
     /// says nothing of whose turn it is.
     pub of: u64,
+    /// A strict singleton cannot run here: too few of the nodes are seen.
+    pub apart: bool,
     /// What is unused leaves now and not after its idle timeout: the node is to be empty.
     pub leave: bool,
 }

@@ -204,6 +204,11 @@ impl Planner {
         }
     }
 
+    /// Whether more than half of the known members are seen.
+    pub fn sees_majority(&self) -> bool {
+        self.majority
+    }
+
     /// Carries out what the changes since the last call mean. Returns the targets that each component had before, for
     /// those whose targets are different now.
     pub fn settle(&mut self) -> BTreeMap<ComponentName, Targets> {

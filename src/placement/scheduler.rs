@@ -58,7 +58,7 @@ impl Definition {
             max_per_node: component.max_per_node,
             engine,
             constraints: constraints.to_vec(),
-            singleton: Singleton::No,
+            singleton: component.singleton,
             fingerprint: fingerprint.into(),
             order: component.rollout.order,
         }
@@ -383,6 +383,8 @@ impl Scheduler {
             of: definition
                 .filter(|_| count > 0 || here != Running::default())
                 .map_or(0, |definition| hash64(definition.fingerprint.as_bytes()).max(1)),
+            apart: definition.is_some_and(|definition| definition.singleton == Singleton::Strict)
+                && !self.planner.sees_majority(),
             leave: duty == Duty::Draining,
         };
         let Some(entry) = self.entries.get_mut(name) else { return };
@@ -391,8 +393,11 @@ impl Scheduler {
             self.outputs.push_back(Output::Share(name.clone(), share));
         }
         let gone = entry.observed.definition.is_none();
-        let forgotten =
-            entry.wanted.count == 0 && entry.observed.running.is_empty() && entry.observed.wanted.is_empty();
+        // Who was told that it is apart hears when it is not.
+        let forgotten = !entry.share.apart
+            && entry.wanted.count == 0
+            && entry.observed.running.is_empty()
+            && entry.observed.wanted.is_empty();
         if gone || (forgotten && entry.said.is_none() && entry.due.is_none()) {
             self.planner.handle_want(name, None);
             self.entries.remove(name);

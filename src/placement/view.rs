@@ -10,6 +10,7 @@ use std::num::NonZeroU32;
 use crate::id::{ComponentName, NodeId, NodeName};
 
 use super::scale::Because;
+pub use crate::model::component::Singleton;
 pub use crate::model::constraint::Constraint;
 pub use crate::model::duty::Duty;
 
@@ -88,19 +89,6 @@ impl fmt::Display for Engine {
             Self::Process => "process",
         })
     }
-}
-
-/// Whether a component may run twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Singleton {
-    /// As often as wanted.
-    #[default]
-    No,
-    /// Once is wanted. Two may run for a moment while a node is torn off or an instance is replaced.
-    BestEffort,
-    /// Never twice: it runs only where more than half of the members are seen, and starts only when the last one is
-    /// known to be gone.
-    Strict,
 }
 
 /// A component, as far as placement is concerned.

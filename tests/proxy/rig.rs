@@ -107,6 +107,7 @@ pub(crate) fn component() -> Component {
         min_instances: 0,
         max_instances: one,
         max_per_node: one,
+        singleton: maelstrom::model::component::Singleton::No,
         freeze_after: None,
         idle_timeout: PATIENCE,
         start_timeout: PATIENCE,

@@ -583,6 +583,7 @@ pub fn component(name: &str, workload: Workload, port: Option<NonZeroU16>) -> Co
         min_instances: 0,
         max_instances: NonZeroU32::MIN,
         max_per_node: NonZeroU32::MIN,
+        singleton: maelstrom::model::component::Singleton::No,
         freeze_after: None,
         idle_timeout: PATIENCE,
         start_timeout: PATIENCE,

@@ -45,6 +45,7 @@ impl Component {
         put("concurrency", json!({"limit": self.concurrency, "target": self.concurrency_target}));
         let (min, max, per_node) = (self.min_instances, self.max_instances, self.max_per_node);
         put("instances", json!({"min": min, "max": max, "per_node": per_node}));
+        put("singleton", json!(self.singleton.name()));
         let freeze = self.freeze_after.map_or_else(|| "never".to_owned(), format_duration);
         put("idle", json!({"freeze": freeze, "stop": format_duration(self.idle_timeout)}));
         put("start_timeout", json!(format_duration(self.start_timeout)));

@@ -12,7 +12,8 @@ use crate::id::ComponentName;
 use crate::model::cfg;
 use crate::model::component::defaults as d;
 use crate::model::component::{
-    Component, Health, LogOptions, RestartOrder, Stop, Workload, rollout, scale, settings, volumes, workload,
+    Component, Health, LogOptions, RestartOrder, Singleton, Stop, Workload, rollout, scale, settings, singleton,
+    volumes, workload,
 };
 use crate::model::constraint::Constraint;
 use crate::model::invalid::{Invalid, Refusal};
@@ -37,6 +38,7 @@ const TOP: &[&str] = &[
     "instances",
     "min",
     "max",
+    "singleton",
     "idle",
     "start_timeout",
     "request_timeout",
@@ -113,7 +115,9 @@ fn read(name: &ComponentName, top: &Object<'_>, e: &mut Errors) -> Option<Compon
     let (memory_reserve, memory_limit) = scale::memory(&top.get("memory"), e);
     let cpu = top.get("cpu").parsed(e, scale::cpu);
     let (concurrency, concurrency_target) = scale::concurrency(&top.get("concurrency"), e);
-    let (min_instances, max_instances, max_per_node) = scale::instances(top, fixed_port, e);
+    let restart_order = restart(&top.get("restart"), fixed_port, e);
+    let singleton = singleton::read(top, restart_order, e);
+    let (min_instances, max_instances, max_per_node) = scale::instances(top, fixed_port, singleton, e);
     let (freeze_after, idle_timeout) = scale::idle(&top.get("idle"), e);
     let timeouts = d::TIMEOUT_MIN..=d::TIMEOUT_MAX;
     let start_timeout = top.get("start_timeout").duration(timeouts.clone(), e).unwrap_or(d::START_TIMEOUT);
@@ -136,6 +140,7 @@ fn read(name: &ComponentName, top: &Object<'_>, e: &mut Errors) -> Option<Compon
         min_instances,
         max_instances,
         max_per_node,
+        singleton,
         freeze_after,
         idle_timeout,
         start_timeout,
@@ -143,7 +148,8 @@ fn read(name: &ComponentName, top: &Object<'_>, e: &mut Errors) -> Option<Compon
         queue_limit,
         max_body: max_body(&top.get("max_body"), e),
         health: health(&top.get("health"), e),
-        restart_order: restart(&top.get("restart"), fixed_port, e),
+        // One that must never run twice is always replaced so.
+        restart_order: if singleton == Singleton::Strict { RestartOrder::StopFirst } else { restart_order },
         rollout: rollout::read(&top.get("rollout"), e),
         volumes: volumes::read(&top.get("volumes"), e),
         network: top.get("network").parsed(e, volumes::check_name),

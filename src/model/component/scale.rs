@@ -5,7 +5,7 @@
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
-use crate::model::component::defaults as d;
+use crate::model::component::{Singleton, defaults as d};
 use crate::model::invalid::Refusal;
 use crate::model::reader::{Errors, Field, Object};
 use crate::model::units::{format_bytes, format_duration, parse_thousandths};
@@ -81,6 +81,7 @@ pub(super) fn concurrency(field: &Field<'_>, e: &mut Errors) -> (NonZeroU32, Non
 pub(super) fn instances(
     top: &Object<'_>,
     fixed_port: Option<NonZeroU16>,
+    singleton: Singleton,
     e: &mut Errors,
 ) -> (u32, NonZeroU32, NonZeroU32) {
     let object = top.get("instances").object(INSTANCES, e);
@@ -102,8 +103,13 @@ pub(super) fn instances(
     {
         field.refuse(e, format!("is below the minimum of {min}"), format!("{min} and more"));
     }
+    let is_single = singleton != Singleton::No;
+    for (number, field) in min.iter().chain(&max).filter(|(number, _)| is_single && *number > 1) {
+        field.refuse(e, format!("is {number}, and a singleton has one instance at most"), "at most 1, or no singleton");
+    }
     let min = min.map_or(d::MIN_INSTANCES, |(min, _)| min);
-    let max = max.map_or_else(|| d::MAX_INSTANCES.max(min), |(max, _)| max);
+    let usual = if is_single { 1 } else { d::MAX_INSTANCES };
+    let max = max.map_or_else(|| usual.max(min), |(max, _)| max);
     let field = object.as_ref().map(|object| object.get("per_node"));
     let per_node = field.as_ref().and_then(|field| field.whole(1..=d::INSTANCES_MAX, e));
     if let (Some(port), Some(2..), Some(field)) = (fixed_port, per_node, &field) {

@@ -49,7 +49,7 @@ fn an_image_alone_gets_every_default() {
             "idle": {"freeze": "30s", "stop": "5m"}, "start_timeout": "1m", "request_timeout": "5m",
             "queue": 4096, "max_body": "64MiB",
             "health": {"path": null, "interval": "10s", "timeout": "5s", "failures": 3},
-            "restart": "start-first",
+            "singleton": null, "restart": "start-first",
             "rollout": {"order": "series-first", "rollback": true, "deadline": "10m"}, "constraints": [], "labels": {}, "stop": {"signal": "SIGTERM", "grace": "10s"},
         })
     );
@@ -71,6 +71,22 @@ fn a_program_with_a_fixed_port_is_never_started_beside_itself() {
     assert!(refused(side_by_side).problem.contains("side by side on port 9000"));
     let overlap = json!({"command": ["server"], "port": 9000, "restart": "start-first"});
     assert_eq!(refused(overlap).field, "restart");
+}
+
+#[test]
+fn a_singleton_has_one_instance_and_a_strict_one_is_replaced_old_one_first() {
+    let best = good(json!({"command": ["server"], "singleton": "best-effort"}));
+    assert_eq!((best.singleton, best.max_instances.get()), (Singleton::BestEffort, 1));
+    assert_eq!(best.restart_order, RestartOrder::StartFirst);
+    let strict = good(json!({"command": ["server"], "singleton": "Strict", "min": 1}));
+    assert_eq!((strict.singleton, strict.min_instances, strict.max_instances.get()), (Singleton::Strict, 1, 1));
+    assert_eq!(strict.restart_order, RestartOrder::StopFirst);
+    let many = refused(json!({"command": ["server"], "singleton": "strict", "max": 2}));
+    assert!(many.field == "max" && many.problem.contains("one instance at most"), "{many:?}");
+    let kept = refused(json!({"command": ["server"], "singleton": "best-effort", "instances": {"min": 2}}));
+    assert!(kept.field == "instances.min" && kept.allowed.contains("no singleton"), "{kept:?}");
+    let overlap = refused(json!({"command": ["server"], "singleton": "strict", "restart": "start-first"}));
+    assert!(overlap.field == "restart" && overlap.allowed == "stop-first", "{overlap:?}");
 }
 
 #[test]
@@ -148,6 +164,7 @@ fn each_refusal_names_its_field_its_value_and_what_is_allowed() {
         ("instances", json!({"min": 5, "max": 4}), "instances.max", "4", "below the minimum of 5"),
         ("instances", json!({"per_node": 0}), "instances.per_node", "0", "out of range"),
         ("max", json!(0), "max", "0", "out of range"),
+        ("singleton", json!("strickt"), "singleton", "\"strickt\"", "did you mean strict?"),
         ("idle", json!({"freeze": "5m"}), "idle.freeze", "\"5m\"", "not below idle.stop 5m"),
         ("idle", json!(["5m"]), "idle", "a list of 1", "not a text"),
         ("start_timeout", json!("1ms"), "start_timeout", "\"1ms\"", "too short"),
@@ -444,7 +461,7 @@ prop_compose! {
         (queue_limit, max_body) in (1u32..=1_000_000, prop::option::of(any::<u64>().prop_map(|n| n >> 5))),
         (path, interval, timeout, failures) in (prop::option::of("/[a-z?=]{0,9}"), millis(100..=3_600_000),
             millis(10..=3_600_000), at_least_one(1..=1000)),
-        (stop_first, signal) in (any::<bool>(), prop::sample::select(defaults::STOP_SIGNALS.to_vec())),
+        (stop_first, single, signal) in (any::<bool>(), 0..5, prop::sample::select(defaults::STOP_SIGNALS.to_vec())),
         rollout in any_rollout(),
         (constraints, mut cfg) in (
             prop::collection::btree_set(("[a-z]{1,5}", "[a-z0-9.]{1,5}", any::<bool>()), 0..4),
@@ -455,6 +472,13 @@ prop_compose! {
     ) -> Component {
         let is_image = matches!(workload, Workload::Image(_));
         let number = |n: u32| NonZeroU32::new(n).expect("not zero");
+        let singleton = match single {
+            0 => Singleton::Strict,
+            1 => Singleton::BestEffort,
+            _ => Singleton::No,
+        };
+        let (min, more) = if singleton == Singleton::No { (min, more) } else { (min.min(1), 1 - min.min(1)) };
+        let stop_first = stop_first || singleton == Singleton::Strict;
         let freeze = freeze.filter(|freeze| *freeze < idle);
         let fixed = !is_image && port.is_multiple_of(2);
         cfg.retain(|one| is_image || !matches!(&one.to, Delivery::File { path, .. } if path.starts_with('/')));
@@ -472,6 +496,7 @@ prop_compose! {
             min_instances: min,
             max_instances: number(min + more),
             max_per_node: number(if fixed { 1 } else { per_node }),
+            singleton,
             freeze_after: freeze.map(Duration::from_millis),
             idle_timeout: Duration::from_millis(idle),
             start_timeout: start,

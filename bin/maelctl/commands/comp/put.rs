@@ -84,6 +84,9 @@ struct Scale {
     /// Instances at most on one node
     #[arg(long, value_name = "N")]
     per_node: Option<u32>,
+    /// One instance at most: best-effort, or strict: never twice, whatever happens
+    #[arg(long, value_name = "KIND")]
+    singleton: Option<String>,
     /// Events that one instance is given at once
     #[arg(long, value_name = "N")]
     concurrency: Option<u32>,
@@ -252,6 +255,7 @@ impl Scale {
         doc.set("instances.min", self.min);
         doc.set("instances.max", self.max);
         doc.set("instances.per_node", self.per_node);
+        doc.set("singleton", self.singleton);
         doc.set("concurrency.limit", self.concurrency);
         doc.set("concurrency.target", self.concurrency_target);
         doc.set("memory.reserve", self.memory);
@@ -328,8 +332,8 @@ mod tests {
 
     #[test]
     fn every_flag_ends_in_a_field_that_a_component_has() {
-        let line = "put api --image nginx:1 --command x --port 80 --env A=1 --cfg B --min 1 --max 3 --per-node 2 \
-                    --concurrency 10 --concurrency-target 8 --memory 64MiB --memory-limit 128MiB --cpu 0.5 --queue 5 \
+        let line = "put api --image nginx:1 --command x --port 80 --env A=1 --cfg B --min 1 --max 1 --per-node 2 \
+                    --singleton strict --concurrency 10 --concurrency-target 8 --memory 64MiB --memory-limit 128MiB --cpu 0.5 --queue 5 \
                     --max-body 1MiB --idle 5m --freeze-after never --start-timeout 10s --request-timeout 20s \
                     --health-path /h --health-interval 5s --health-timeout 1s --health-failures 3 \
                     --restart stop-first --rollout-order series --rollback false --rollout-deadline 2m \
@@ -339,7 +343,7 @@ mod tests {
         let doc = document(args).expect("a document").into_value();
         let name: ComponentName = "api".parse().expect("a name");
         let component = Component::parse(&name, &doc).expect("a component");
-        assert_eq!(component.to_doc()["instances"], serde_json::json!({"min": 1, "max": 3, "per_node": 2}));
+        assert_eq!(component.to_doc()["instances"], serde_json::json!({"min": 1, "max": 1, "per_node": 2}));
         assert_eq!(component.to_doc()["memory"]["limit"], "128MiB");
         assert_eq!(component.to_doc()["stop"], serde_json::json!({"signal": "SIGINT", "grace": "3s"}));
         // All fields but those of programs and logins were set.

@@ -38,6 +38,7 @@ fn spec(change: impl FnOnce(&mut Component)) -> InstanceSpec {
         min_instances: 0,
         max_instances: NonZeroU32::MIN,
         max_per_node: NonZeroU32::MIN,
+        singleton: crate::model::component::Singleton::No,
         freeze_after: None,
         idle_timeout: second,
         start_timeout: second,
