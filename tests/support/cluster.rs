@@ -31,6 +31,8 @@ pub struct Cluster {
     pub weather: Arc<Weather>,
     /// What every node is started with besides.
     pub flags: Vec<String>,
+    /// What runs components.
+    pub runtime: &'static str,
 }
 
 pub fn dir(name: &str) -> PathBuf {
@@ -46,9 +48,9 @@ impl Cluster {
     /// On loopback, each with these flags besides.
     pub fn start_with(test: &str, count: usize, flags: &[&str]) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let empty =
-            Self { nodes: Vec::new(), token: String::new(), relays: Vec::new(), weather: Arc::default(), flags };
-        empty.join(test, (0..count).map(|_| Ports::free().into()).collect())
+        let mut cluster = Self::empty();
+        cluster.flags = flags;
+        cluster.join(test, (0..count).map(|_| Ports::free().into()).collect())
     }
 
     /// On loopback, each behind a relay whose address it advertises, and which the others dial.
@@ -56,12 +58,31 @@ impl Cluster {
         let sites: Vec<Site> = (0..count).map(|_| Ports::free().into()).collect();
         let weather = Arc::new(Weather::default());
         let relays = sites.iter().map(|site| Relay::start(site.ports.peer, &weather)).collect();
-        Self { nodes: Vec::new(), token: String::new(), relays, weather, flags: Vec::new() }.join(test, sites)
+        let mut cluster = Self::empty();
+        (cluster.relays, cluster.weather) = (relays, weather);
+        cluster.join(test, sites)
     }
 
     pub fn start_at(test: &str, sites: Vec<Site>) -> Self {
-        Self { nodes: Vec::new(), token: String::new(), relays: Vec::new(), weather: Arc::default(), flags: Vec::new() }
-            .join(test, sites)
+        Self::empty().join(test, sites)
+    }
+
+    /// On loopback, with this runtime.
+    pub fn start_of(test: &str, count: usize, runtime: &'static str) -> Self {
+        let mut cluster = Self::empty();
+        cluster.runtime = runtime;
+        cluster.join(test, (0..count).map(|_| Ports::free().into()).collect())
+    }
+
+    fn empty() -> Self {
+        Self {
+            nodes: Vec::new(),
+            token: String::new(),
+            relays: Vec::new(),
+            weather: Arc::default(),
+            flags: Vec::new(),
+            runtime: "process",
+        }
     }
 
     fn join(mut self, test: &str, sites: Vec<Site>) -> Self {
@@ -95,7 +116,7 @@ impl Cluster {
             more.extend(["--join".to_owned(), seed.to_string(), "--token".to_owned(), self.token.clone()]);
         }
         let more: Vec<&str> = more.iter().map(String::as_str).collect();
-        Daemon::spawn(dir, "process", site, &more)
+        Daemon::spawn(dir, self.runtime, site, &more)
     }
 
     pub fn kill_9(&mut self, index: usize) -> (PathBuf, Site) {

@@ -18,7 +18,8 @@ pub struct Weather {
     cut: Mutex<BTreeSet<(u16, u16)>>,
     /// Of 1,000 packets.
     loss: AtomicU64,
-    /// Longest extra delay in microseconds; each packet draws its own, so they overtake each other.
+    /// Shortest and longest extra delay in microseconds; each packet draws its own, so they overtake each other.
+    least: AtomicU64,
     delay: AtomicU64,
     draw: AtomicU64,
 }
@@ -45,6 +46,11 @@ impl Weather {
         self.loss.store(of_1000, Ordering::Relaxed);
     }
 
+    /// No packet is faster than that. [`Self::set_delay`] says how slow the slowest is.
+    pub fn set_least_delay(&self, least: Duration) {
+        self.least.store(least.as_micros() as u64, Ordering::Relaxed);
+    }
+
     pub fn set_delay(&self, longest: Duration) {
         self.delay.store(longest.as_micros() as u64, Ordering::Relaxed);
     }
@@ -66,7 +72,8 @@ impl Weather {
         if longest == 0 {
             return out(bytes);
         }
-        let wait = Duration::from_micros(self.random() % longest);
+        let least = self.least.load(Ordering::Relaxed).min(longest);
+        let wait = Duration::from_micros(least + self.random() % (longest - least).max(1));
         let bytes = bytes.to_vec();
         std::thread::spawn(move || {
             std::thread::sleep(wait);
@@ -106,14 +113,18 @@ fn serve(front: &UdpSocket, node: u16, weather: &Arc<Weather>, stop: &Arc<Atomic
         let Ok((length, from)) = front.recv_from(&mut packet) else { continue };
         let flow = flows.entry(from).or_insert_with(|| {
             let back = Arc::new(UdpSocket::bind("127.0.0.1:0").expect("a socket for the flow"));
-            back.connect(("127.0.0.1", node)).expect("connected");
             back.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
             let (reader, front) = (Arc::clone(&back), front.try_clone().expect("a handle"));
             let (weather, stop) = (Arc::clone(weather), Arc::clone(stop));
             std::thread::spawn(move || {
                 let mut packet = [0; 65_536];
                 while !stop.load(Ordering::Relaxed) {
-                    let Ok(length) = reader.recv(&mut packet) else { continue };
+                    // Not connected, or the host would say of this port that it is closed to a stranger who asks: nodes
+                    // do, when they hear nothing, and a NAT is silent.
+                    let Ok((length, sender)) = reader.recv_from(&mut packet) else { continue };
+                    if sender.port() != node {
+                        continue;
+                    }
                     let Ok(front) = front.try_clone() else { return };
                     weather.send(node, from.port(), &packet[..length], move |bytes| {
                         let _ = front.send_to(bytes, from);
@@ -124,7 +135,7 @@ fn serve(front: &UdpSocket, node: u16, weather: &Arc<Weather>, stop: &Arc<Atomic
         });
         let flow = Arc::clone(flow);
         weather.send(from.port(), node, &packet[..length], move |bytes| {
-            let _ = flow.send(bytes);
+            let _ = flow.send_to(bytes, ("127.0.0.1", node));
         });
     }
 }

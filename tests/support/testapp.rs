@@ -4,9 +4,9 @@
 //!
 //! Paths: `/` instance id, port and request head · `/env` environment · `/sleep?ms=` · `/echo` body as it came ·
 //! `/exit?code=` · `/alloc?mb=` · `/status/<code>` · `/spawn-child` a sleeping child in a process group of its
-//! own, answers its pid · `/cwd` · `/read?path=` a file · `/log?lines=&text=` to both streams · `/count` requests so far.
-//! Environment: `START_DELAY_MS`, `EXIT_AT_ONCE=<code>`, `NEVER_LISTEN`, `IGNORE_TERM` (runs under a shell that
-//! ignores it), `BIND` (default 127.0.0.1; 0.0.0.0 in a container).
+//! own, answers its pid · `/events?ms=` two server-sent events with that pause between · `/cwd` · `/read?path=` a file · `/log?lines=&text=` to both streams · `/count` requests so far.
+//! Environment: `FORWARD=<address>` (takes connections for it and does nothing else), `START_DELAY_MS`, `EXIT_AT_ONCE=<code>`, `NEVER_LISTEN`, `IGNORE_TERM` (runs under a shell that
+//! ignores it), `WITNESS=<file>` to which it adds its id every 10 ms while it lives, `BIND` (default 127.0.0.1; 0.0.0.0 in a container).
 
 #![allow(
     clippy::unwrap_used,
@@ -42,6 +42,9 @@ fn main() {
             .exec();
         panic!("no shell: {error}");
     }
+    if let Some(path) = env("WITNESS") {
+        std::thread::spawn(move || witness(&path));
+    }
     println!("testapp starts");
     eprintln!("testapp warns");
     if let Some(code) = env("EXIT_AT_ONCE") {
@@ -64,9 +67,41 @@ fn main() {
         }
     };
     println!("testapp listens on {bind}:{port}");
+    if let Some(to) = env("FORWARD") {
+        for stream in listener.incoming().flatten() {
+            let to = to.clone();
+            std::thread::spawn(move || _ = forward(stream, &to));
+        }
+    }
     for stream in listener.incoming().flatten() {
         std::thread::spawn(move || _ = serve(stream));
     }
+}
+
+/// Shows in a file that several may share that it lives.
+fn witness(path: &str) -> io::Result<()> {
+    let line = format!("{}\n", std::env::var("MAELSTROM_INSTANCE_ID").unwrap_or_default());
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path)?;
+    loop {
+        file.write_all(line.as_bytes())?;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Carries bytes both ways, whatever they mean.
+fn forward(stream: TcpStream, to: &str) -> io::Result<()> {
+    use std::net::Shutdown;
+    let other = TcpStream::connect(to)?;
+    stream.set_nodelay(true)?;
+    other.set_nodelay(true)?;
+    let (mut there, mut back) = (stream.try_clone()?, other.try_clone()?);
+    let (mut into, mut out) = (other, stream);
+    std::thread::spawn(move || {
+        _ = io::copy(&mut there, &mut into);
+        into.shutdown(Shutdown::Write)
+    });
+    _ = io::copy(&mut back, &mut out);
+    out.shutdown(Shutdown::Write)
 }
 
 /// Answers requests of one connection until it ends.
@@ -132,6 +167,14 @@ fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
 fn answer(request: &Request, reader: &mut impl BufRead, writer: &mut impl Write) -> io::Result<()> {
     if request.path == "/echo" {
         return echo(request, reader, writer);
+    }
+    if request.path == "/events" {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        write!(writer, "{head}d\r\ndata: first\n\n\r\n")?;
+        writer.flush()?;
+        std::thread::sleep(Duration::from_millis(request.number("ms", 100)));
+        write!(writer, "e\r\ndata: second\n\n\r\n0\r\n\r\n")?;
+        return writer.flush();
     }
     // The rest of a body that nobody wants would be taken for the next request.
     let length: u64 = request.header("content-length").parse().unwrap_or(0);
