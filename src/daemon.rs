@@ -11,6 +11,7 @@ mod control;
 mod driver;
 mod duty;
 mod explain;
+pub mod guard;
 mod history;
 mod intake;
 mod keeper;
@@ -272,7 +273,16 @@ impl Daemon {
         let forwarder =
             Forwarder::new(crate::proxy::Options::default()).with_peers(Arc::clone(&streams) as Arc<dyn Peers>);
         let forwarder = Arc::new(forwarder);
+        let post = guard::Post {
+            data_dir: config.data_dir.clone(),
+            runtime: runtime.name().to_owned(),
+            docker_host: config.docker_host.clone().unwrap_or_default(),
+            node: loaded.node,
+            cluster: loaded.cluster,
+        };
+        let guards = guard::Guards::new(post, clock);
         let workshop = Arc::new(Workshop {
+            guards: Arc::clone(&guards),
             runtime: Arc::clone(&runtime),
             catalog: Arc::clone(&catalog),
             logs: Arc::clone(&logs),
@@ -280,7 +290,7 @@ impl Daemon {
             messages: messages.clone(),
         });
         let shown = Arc::clone(&board);
-        let consent = Consent::new(loaded.node, loaded.epoch, &known, clock);
+        let consent = Consent::new(loaded.node, loaded.epoch, &known, clock, guards);
         let given = Arc::clone(&consent);
         let driver = Driver::new(node, clock, inbox, missed, Arc::clone(&workshop), shown, given);
         let driver_task = telemetry::spawn("loop", driver.run());

@@ -11,9 +11,12 @@ use std::time::{Duration, Instant};
 mod cluster;
 #[path = "support/netns.rs"]
 mod netns;
+#[path = "support/witness.rs"]
+mod witness;
 
 use cluster::{Cluster, component, count, put, states};
 use netns::Hosts;
+use witness::Witness;
 
 /// How long a network that loses packets is watched: some forty periods of probing, and longer than any suspicion.
 const WATCHED: Duration = Duration::from_secs(20);
@@ -100,4 +103,42 @@ fn two_hosts_of_which_one_does_not_hear_the_other_stay_alive_and_equal() {
     put(&cluster.nodes[0], "healed");
     cluster.everywhere("/v1/components/healed", 200);
     cluster.nobody_was_given_up();
+}
+
+#[test]
+fn a_strict_singleton_is_on_the_larger_side_alone_and_a_best_effort_one_on_both_until_they_are_one() {
+    let Some(hosts) = Hosts::build(3) else { return };
+    let cluster = Cluster::start_at("singletons", hosts.sites());
+    let witness = Witness::new("singletons");
+    // It does not stop by itself: the bound is kept by a kill.
+    let strict = serde_json::json!({"singleton": "strict", "env": {"IGNORE_TERM": "1"}});
+    let best = serde_json::json!({"command": [cluster::sample::testapp()], "min": 1, "singleton": "best-effort"});
+    cluster.nodes[0].put("components", "strict", &witness.component(&strict));
+    cluster.nodes[0].put("components", "best", &best.to_string());
+    let ready = |index: usize, component: &str| {
+        let all = cluster.nodes[index].instances();
+        let name = format!("n{index}");
+        let is =
+            |one: &&serde_json::Value| one["component"] == component && one["state"] == "ready" && one["node"] == *name;
+        all.iter().filter(is).count()
+    };
+    let places = |component: &str| (0..3).filter(|index| ready(*index, component) > 0).collect::<Vec<_>>();
+    cluster.until("each has its place", || places("strict").len() == 1 && places("best").len() == 1);
+    let place = places("strict")[0];
+    let others: Vec<usize> = (0..3).filter(|index| *index != place).collect();
+    hosts.split(&[place], &others);
+    cluster.until("the larger side has it", || others.iter().any(|index| ready(*index, "strict") == 1));
+    witness.never_two();
+    let log = cluster.nodes[place].log();
+    assert!(log.contains("with the consent of more than half"), "the node that was cut off says why:\n{log}");
+    cluster.until("one on each side", || {
+        ready(place, "best") == 1 && others.iter().any(|index| ready(*index, "best") == 1)
+    });
+    let (status, body) = cluster.nodes[place].api("POST", "/v1/invoke/strict", "");
+    assert!(status == 503 && body.contains("no more than half"), "{status} {body}");
+    hosts.heal();
+    cluster.all_alive();
+    cluster.until("one of the two goes", || places("best").len() == 1);
+    cluster.until("there is one", || places("strict").len() == 1);
+    witness.never_two();
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use maelstrom::config::Layer;
+use maelstrom::id::{ClusterId, InstanceId, NodeId};
 
 /// Lambda on your own machines: equal nodes start containers when HTTP, cron or SQS events ask for them.
 #[derive(Debug, Parser)]
@@ -40,6 +41,20 @@ pub(crate) enum Command {
     /// The sample component: answers HTTP on $PORT
     #[command(hide = true)]
     Hello,
+    /// Kills an instance when the consent to it is over: the daemon starts one beside each strict singleton
+    #[command(hide = true)]
+    Guard(Guard),
+}
+
+/// In the order in which the daemon gives them.
+#[derive(Debug, Args)]
+pub(crate) struct Guard {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) runtime: String,
+    pub(crate) docker_host: String,
+    pub(crate) node: NodeId,
+    pub(crate) cluster: ClusterId,
+    pub(crate) instance: InstanceId,
 }
 
 /// Every flag is also `MAEL_*` in the environment and a key of the TOML file; flag > environment > file > default.

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
                 return ExitCode::from(USAGE);
             }
         },
+        Command::Guard(flags) => guard(flags),
         Command::Demo(flags) => demo::run(&flags),
         Command::Token(flags) => token(&flags),
     };
@@ -52,6 +53,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Watches one instance until the daemon beside it ends it, or is gone for too long.
+fn guard(flags: cli::Guard) -> anyhow::Result<ExitCode> {
+    let cli::Guard { data_dir, runtime, docker_host, node, cluster, instance } = flags;
+    let post = daemon::guard::Post { data_dir, runtime, docker_host, node, cluster };
+    daemon::guard::guard(&post, &instance, std::io::stdin())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the join token.

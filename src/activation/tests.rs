@@ -604,3 +604,93 @@ fn draining_refuses_who_waits_and_starts_nothing() {
     assert_eq!(world.refusals().len(), 2);
     assert!(world.starts().is_empty());
 }
+
+/// A strict singleton that has its place here, and may run for five seconds.
+fn strict() -> (World, InstanceId) {
+    let mut world = World::new(strictly);
+    world.share(1, 0);
+    assert!(world.starts().is_empty() && world.claims() == [true], "it asks first");
+    world.fact(Fact::Consent(world.now.mono.after(Duration::from_secs(5))));
+    let id = world.starts().pop().expect("a start");
+    world.up(&id);
+    (world, id)
+}
+
+fn strictly(component: &mut Component) {
+    component.singleton = crate::model::component::Singleton::Strict;
+    component.max_instances = std::num::NonZeroU32::MIN;
+    component.restart_order = RestartOrder::StopFirst;
+}
+
+impl World {
+    fn claims(&mut self) -> Vec<bool> {
+        let claims = self.out.iter().filter_map(|effect| match effect {
+            Effect::Claim(is_claimed) => Some(*is_claimed),
+            _ => None,
+        });
+        let claims = claims.collect();
+        self.out.retain(|effect| !matches!(effect, Effect::Claim(_)));
+        claims
+    }
+}
+
+#[test]
+fn an_event_alone_starts_no_strict_singleton_and_hears_why_where_too_few_nodes_are_seen() {
+    let mut world = World::new(strictly);
+    world.wait(1);
+    world.fact(Fact::Consent(world.now.mono.after(Duration::from_secs(5))));
+    assert!(world.starts().is_empty() && world.claims().is_empty(), "the plan has no place for it here");
+    world.fact(Fact::Share(Share { apart: true, ..Share::default() }));
+    let refused = world.refusals();
+    assert!(matches!(&refused[..], [(1, Failure::Nowhere { reason, .. })] if reason.contains("half of the nodes")));
+    world.wait(2);
+    assert_eq!(world.refusals().len(), 1, "and so does who comes later");
+}
+
+#[test]
+fn a_strict_singleton_whose_consent_is_over_is_stopped_soon_whatever_it_does_and_its_claim_stays_until_it_is_gone() {
+    let (mut world, id) = strict();
+    world.wait(1);
+    assert_eq!(world.grants().len(), 1, "it has an event");
+    world.pass(Duration::from_secs(4));
+    world.fact(Fact::Consent(world.now.mono.after(Duration::from_secs(5))));
+    world.pass(Duration::from_secs(4));
+    assert!(world.stops().is_empty(), "it was renewed");
+    world.pass(Duration::from_secs(2));
+    let grace = world.out.iter().find_map(|effect| match effect {
+        Effect::Stop(stopped, component) if *stopped == id => Some(component.stop.grace),
+        _ => None,
+    });
+    assert_eq!(grace, Some(Duration::from_secs(3)), "its own would be ten");
+    assert!(world.notes.iter().any(|note| note.contains("more than half of the nodes")), "{:?}", world.notes);
+    assert!(world.claims().is_empty() && world.starts().is_empty());
+    world.fact(Fact::Stopped(id, Ok(())));
+    assert!(world.starts().is_empty(), "still without consent");
+    world.fact(Fact::Consent(world.now.mono.after(Duration::from_secs(5))));
+    assert_eq!(world.starts().len(), 1);
+}
+
+#[test]
+fn a_strict_singleton_leaves_a_place_that_is_not_its_own_before_it_runs_elsewhere() {
+    let (mut world, id) = strict();
+    world.fact(Fact::Share(Share { placed: 1, ..Share::default() }));
+    assert_eq!((world.stops(), world.claims()), (vec![id.clone()], vec![]), "nothing serves elsewhere yet");
+    world.fact(Fact::Stopped(id, Ok(())));
+    assert_eq!(world.claims(), [false], "now another may have it");
+}
+
+#[test]
+fn one_that_must_not_run_beside_another_is_not_started_while_the_other_goes_whatever_the_plan_has_heard() {
+    let (mut world, old) = World::warm(|c| c.restart_order = RestartOrder::StopFirst);
+    let of = |fingerprint: &str| crate::hash::hash64(fingerprint.as_bytes()).max(1);
+    world.fact(Fact::Share(Share { count: 1, placed: 1, of: of("v1"), ..Share::default() }));
+    world.fact(Fact::Suspect(old.clone()));
+    for _ in 0..3 {
+        world.fact(Fact::Checked(old.clone(), Err("no answer".into())));
+    }
+    assert_eq!(world.stops(), std::slice::from_ref(&old), "it is sick and goes");
+    world.fact(Fact::Define(component(|c| c.restart_order = RestartOrder::StopFirst), "v2".into()));
+    assert!(world.starts().is_empty(), "the old one is not gone yet");
+    world.fact(Fact::Stopped(old, Ok(())));
+    assert_eq!(world.starts().len(), 1);
+}

@@ -12,6 +12,7 @@ use super::clock::Clock;
 use super::cluster::{Cluster, View};
 use super::control;
 use super::driver::Message;
+use super::guard::Guards;
 use super::registrar::Registrar;
 use crate::activation::Fact;
 use crate::gossip::State;
@@ -39,6 +40,7 @@ pub(crate) struct Consent {
     core: Mutex<Leases>,
     wake: Notify,
     clock: Clock,
+    guards: Arc<Guards>,
 }
 
 /// What [`Consent::run`] works with.
@@ -60,12 +62,18 @@ pub(crate) fn read_known(store: &mut Store) -> Result<BTreeSet<NodeId>, StoreErr
 
 impl Consent {
     /// `known`: those that counted when the process before ended.
-    pub(crate) fn new(me: NodeId, start: u64, known: &BTreeSet<NodeId>, clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(
+        me: NodeId,
+        start: u64,
+        known: &BTreeSet<NodeId>,
+        clock: Clock,
+        guards: Arc<Guards>,
+    ) -> Arc<Self> {
         // Alone it can have voted for nobody but itself.
         let has_voted = known.iter().any(|node| *node != me);
         let mut core = Leases::new(me, start, has_voted, clock.mono());
         core.handle_known(known.clone());
-        Arc::new(Self { core: Mutex::new(core), wake: Notify::new(), clock })
+        Arc::new(Self { core: Mutex::new(core), wake: Notify::new(), clock, guards })
     }
 
     fn core(&self) -> MutexGuard<'_, Leases> {
@@ -146,6 +154,7 @@ impl Consent {
     async fn tell(&self, messages: &mpsc::Sender<Message>) {
         loop {
             let Some((component, until)) = self.core().poll_permit() else { return };
+            self.guards.extend(&component, until);
             let input = Input::Component(component, Fact::Consent(until));
             // Closed: the daemon is leaving.
             if messages.send(Message::Input(input)).await.is_err() {

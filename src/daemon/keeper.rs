@@ -13,10 +13,12 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::Catalog;
 use super::clock::Clock;
 use super::driver::Message;
+use super::guard::Guards;
 use crate::activation::Fact;
 use crate::failure::Phase;
 use crate::id::{ComponentName, InstanceId};
 use crate::model::Component;
+use crate::model::component::Singleton;
 use crate::node::Input;
 use crate::proxy::Forwarder;
 use crate::runtime::logs::LogBook;
@@ -63,6 +65,7 @@ pub(crate) struct Workshop {
     pub(crate) logs: Arc<LogBook>,
     pub(crate) forwarder: Arc<Forwarder>,
     pub(crate) messages: mpsc::Sender<Message>,
+    pub(crate) guards: Arc<Guards>,
 }
 
 impl Workshop {
@@ -93,6 +96,7 @@ impl Workshop {
 
     pub(crate) fn forget(&self, id: &InstanceId) {
         self.forwarder.pool().forget(id);
+        self.guards.end(id);
     }
 
     /// Answers `done` when all these keepers have carried out their orders.
@@ -179,6 +183,11 @@ impl Work {
             Ok(cfg) => cfg,
             Err(reason) => return self.start_failed(Phase::Start, reason).await,
         };
+        if component.singleton == Singleton::Strict
+            && let Err(error) = self.workshop.guards.begin(&self.id)
+        {
+            return self.start_failed(Phase::Start, format!("a strict singleton needs a guard: {error}")).await;
+        }
         let spec = InstanceSpec { id: self.id.clone(), component: Arc::clone(&component), version: fingerprint, cfg };
         // On a task of its own: a panic in a runtime must not leave the core waiting for an answer.
         let (runtime, progress) = (Arc::clone(&self.workshop.runtime), self.progress());

@@ -116,6 +116,20 @@ impl ProcessRuntime {
     }
 }
 
+impl ProcessRuntime {
+    /// Kills an instance that another process of this node started, if it is still there; nothing else is touched.
+    ///
+    /// # Errors
+    /// It is there and cannot be killed.
+    pub async fn kill(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        let home = Home::of(&self.0.instances, id);
+        if home.0.exists() {
+            self.0.adopt_one(id, home)?;
+        }
+        self.0.stop(id, "SIGKILL", Duration::ZERO).await
+    }
+}
+
 impl Inner {
     fn running(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Arc<Running>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
@@ -359,27 +373,7 @@ impl Inner {
     fn adopt(self: &Arc<Self>) -> Result<Vec<Found>, RuntimeError> {
         let io = |error: io::Error| failed(format!("cannot read {}: {error}", self.instances.display()));
         for (id, home) in record::homes(&self.instances).map_err(io)? {
-            if self.get(&id).is_some() {
-                continue;
-            }
-            let record = home.read();
-            if record.as_ref().is_some_and(|record| record.owner() != self.owner) {
-                tracing::warn!(dir = %home.0.display(), "an instance of another node is left alone");
-                continue;
-            }
-            let group = self.cgroups.find(&id);
-            let handle = record.as_ref().filter(|record| record.runs()).and_then(|record| {
-                let pid = Pid::from_raw(record.pid)?;
-                Some((pid, tree::open(pid, record.start)?))
-            });
-            match (record, handle) {
-                (Some(record), Some((pid, handle))) => {
-                    let stopped = tree::stat(record.pid).is_some_and(|stat| stat.state == 'T');
-                    let frozen = stopped || group.is_frozen();
-                    self.watch(record, pid, handle, home, group, Some(frozen))?;
-                }
-                (record, _) => self.clear(&id, &home, &group, record.is_some()),
-            }
+            self.adopt_one(&id, home)?;
         }
         // A start that was cut short between its process and its record.
         for (_, id) in tree::of_owner(&self.owner) {
@@ -395,6 +389,34 @@ impl Inner {
         self.files.sweep(|id| self.get(id).is_some());
         let running = self.running();
         Ok(running.values().filter(|running| !running.gone.is_cancelled()).map(|running| running.found()).collect())
+    }
+
+    /// Takes over what runs of an instance, and clears away what does not.
+    fn adopt_one(self: &Arc<Self>, id: &InstanceId, home: Home) -> Result<(), RuntimeError> {
+        if self.get(id).is_some() {
+            return Ok(());
+        }
+        let record = home.read();
+        if record.as_ref().is_some_and(|record| record.owner() != self.owner) {
+            tracing::warn!(dir = %home.0.display(), "an instance of another node is left alone");
+            return Ok(());
+        }
+        let group = self.cgroups.find(id);
+        let handle = record.as_ref().filter(|record| record.runs()).and_then(|record| {
+            let pid = Pid::from_raw(record.pid)?;
+            Some((pid, tree::open(pid, record.start)?))
+        });
+        match (record, handle) {
+            (Some(record), Some((pid, handle))) => {
+                let stopped = tree::stat(record.pid).is_some_and(|stat| stat.state == 'T');
+                let frozen = stopped || group.is_frozen();
+                self.watch(record, pid, handle, home, group, Some(frozen))
+            }
+            (record, _) => {
+                self.clear(id, &home, &group, record.is_some());
+                Ok(())
+            }
+        }
     }
 
     /// Clears away what is left of an instance whose first process is gone.
