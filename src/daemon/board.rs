@@ -109,16 +109,19 @@ pub(crate) struct Trouble {
 
 impl Load {
     /// Whether others should hear of `now` when they know `self`: always of instances, of events only when they changed
-    /// by an eighth, or when room came or went.
+    /// by an eighth, when room came or went, or when the first one waits or none does any more: who counts starts instances for
+    /// what waits, however little it is.
     pub(crate) fn differs(&self, now: &Self) -> bool {
         let moved = self.events.abs_diff(now.events);
         let room = |load: &Self| load.events < load.slots;
+        let waits = |load: &Self| load.events > load.slots;
         let quiet = |load: &Self| load.events == 0;
         (self.ready, self.coming, self.slots) != (now.ready, now.coming, now.slots)
             || self.instances != now.instances
             || self.waits_for.is_some() != now.waits_for.is_some()
             || self.trouble != now.trouble
             || room(self) != room(now)
+            || waits(self) != waits(now)
             || quiet(self) != quiet(now)
             || moved > self.events / 8
     }
@@ -468,4 +471,18 @@ pub(crate) fn load_of(status: &super::driver::Status, limit: u32) -> Option<Load
         problem: format!("{} (phase {})", problem.reason, problem.phase),
     });
     Some(load)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_hear_of_the_first_event_that_waits_and_not_of_each_that_comes() {
+        let load = |events| Load { ready: 8, slots: 80, events, ..Load::default() };
+        assert!(load(80).differs(&load(81)), "one waits");
+        assert!(load(81).differs(&load(80)), "none waits any more");
+        assert!(!load(81).differs(&load(85)) && !load(70).differs(&load(74)), "less than an eighth");
+        assert!(load(70).differs(&load(80)) && load(1).differs(&load(0)));
+    }
 }
