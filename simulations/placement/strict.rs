@@ -13,7 +13,7 @@ use maelstrom::hash::Hash64;
 use maelstrom::id::{ComponentName, InstanceId, NodeId};
 use maelstrom::model::Component;
 use maelstrom::node::Input;
-use maelstrom::placement::lease::{Answer, Ask};
+use maelstrom::placement::lease::{Answer, Ask, HOLD, TERM};
 use maelstrom::placement::way::Choice;
 use maelstrom::placement::{Duty, Engine, Node, Presence};
 use maelstrom::rng::Rng;
@@ -34,7 +34,8 @@ const QUIET: Duration = Duration::from_secs(90);
 const KILL: u64 = 500;
 
 /// What has to happen in some world.
-pub const ALL: [&str; 7] = ["started", "moved", "lapsed", "crash", "cut", "one-way cut", "answered"];
+pub const ALL: [&str; 8] =
+    ["started", "moved", "lapsed", "killed by its guard", "crash", "cut", "one-way cut", "answered"];
 
 enum Event {
     Hears(NodeId, NodeId, u64, Vec<Word>),
@@ -43,8 +44,10 @@ enum Event {
     Answers(NodeId, NodeId, u64, u64, Answer),
     Fact(NodeId, u64, ComponentName, Fact),
     Gone(InstanceId),
+    Guards(NodeId, ComponentName),
     Ends(NodeId, u64, ComponentName, Arc<Slots>),
     Tick(NodeId),
+    Boots(NodeId),
     Befalls,
 }
 
@@ -68,6 +71,10 @@ pub struct World {
     cuts: BTreeSet<(NodeId, NodeId)>,
     /// What runs, from the order to start it to its last moment, and where.
     alive: BTreeMap<InstanceId, NodeId>,
+    /// Of these, what has been asked to stop.
+    stopping: BTreeSet<InstanceId>,
+    /// Until when a guard lets live what takes its time to stop, on the clock of its node.
+    guarded: BTreeMap<(NodeId, ComponentName), Mono>,
     last: BTreeMap<ComponentName, NodeId>,
     rng: Rng,
     seen: Seen,
@@ -95,6 +102,8 @@ impl World {
             components,
             cuts: BTreeSet::new(),
             alive: BTreeMap::new(),
+            stopping: BTreeSet::new(),
+            guarded: BTreeMap::new(),
             last: BTreeMap::new(),
             rng,
             seen: Seen::default(),
@@ -191,6 +200,19 @@ impl World {
                     return self.settle(node);
                 }
             }
+            Event::Guards(node, name) => {
+                let now = self.clock(node).mono;
+                if self.guarded.get(&(node, name.clone())).is_some_and(|until| *until <= now) {
+                    let stopping = &self.stopping;
+                    let dies =
+                        |id: &InstanceId, at: NodeId| at == node && id.component() == name && stopping.contains(id);
+                    let before = self.alive.len();
+                    self.alive.retain(|id, at| !dies(id, *at));
+                    if self.alive.len() < before {
+                        self.seen.note("killed by its guard");
+                    }
+                }
+            }
             Event::Gone(id) => drop(self.alive.remove(&id)),
             Event::Ends(node, life, name, slots) => {
                 let now = self.clock(node);
@@ -213,6 +235,8 @@ impl World {
                     return self.settle(node);
                 }
             }
+            Event::Boots(node) if self.hosts[&node].machine.is_none() => self.boot(node),
+            Event::Boots(_) => {}
             Event::Befalls => return self.befall(),
         }
         Ok(())
@@ -332,6 +356,11 @@ impl World {
             4 if self.hosts[&id].machine.is_some() => {
                 self.seen.note("crash");
                 self.crash(id);
+                if self.rng.below(2) == 0 {
+                    // Back while its votes would still bind it.
+                    let delay = self.delay(200, 3000);
+                    self.after(delay, Event::Boots(id));
+                }
             }
             5..=6 if self.hosts[&id].machine.is_none() => self.boot(id),
             7 => {
@@ -381,7 +410,9 @@ impl World {
         let Some(machine) = self.machine(node) else { return Ok(()) };
         let mut effects = machine.settle(now);
         let ask = machine.leases.poll_ask(now.mono);
+        let mut permits = Vec::new();
         while let Some((name, until)) = machine.leases.poll_permit() {
+            permits.push((name.clone(), until.after(TERM - HOLD)));
             machine.fact(&name, Fact::Consent(until), now);
             effects.extend(machine.settle(now));
         }
@@ -395,6 +426,11 @@ impl World {
                 let delay = self.delay(1, 400);
                 self.after(delay, Event::Asks(other, node, life, ask.clone()));
             }
+        }
+        for (name, until) in permits {
+            let wait = u64::try_from(until.since(now.mono).as_nanos()).unwrap_or(u64::MAX).div_ceil(rate) * 1000;
+            self.guarded.insert((node, name.clone()), until);
+            self.after(Duration::from_nanos(wait), Event::Guards(node, name));
         }
         if let Some(due) = due {
             let wait = u64::try_from(due.since(now.mono).as_nanos()).unwrap_or(u64::MAX).div_ceil(rate) * 1000;
@@ -425,6 +461,7 @@ impl World {
                 later(self, ready, Fact::Ready(id));
             }
             Effect::Stop(id, component) => {
+                self.stopping.insert(id.clone());
                 let grace = u64::try_from(component.stop.grace.as_millis()).unwrap_or(u64::MAX);
                 let delay = self.delay(1, grace + KILL);
                 self.after(delay, Event::Gone(id.clone()));
