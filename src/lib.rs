@@ -16,6 +16,7 @@ pub mod placement;
 pub mod rng;
 pub mod rollout;
 pub mod router;
+pub mod schedule;
 pub mod slots;
 pub mod time;
 pub mod timeline;

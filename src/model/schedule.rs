@@ -1,12 +1,13 @@
 //! The syntax of schedules and zone names: whether a text is one, and its one spelling.
 //!
-//! Knows nothing of the clock: when a schedule fires is decided elsewhere, from a text that this file let pass.
+//! Knows nothing of the clock: when a schedule fires is decided in `schedule::times`, from what this file read.
 
 use std::time::Duration;
 
 use crate::model::invalid::Refusal;
 use crate::model::suggest;
 use crate::model::units::{DURATION_FORM, format_duration, parse_duration};
+use crate::time::Wall;
 
 const FORM: &str = "5 fields (minute hour day month weekday), 6 with seconds first, @yearly, @monthly, @weekly, \
                     @daily, @hourly, @every DURATION or @at TIME";
@@ -15,7 +16,15 @@ const FORM: &str = "5 fields (minute hour day month weekday), 6 with seconds fir
 const EVERY_MIN: Duration = Duration::from_secs(1);
 
 /// The words that stand for whole schedules.
-const WORDS: [&str; 7] = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
+const WORDS: [(&str, &str); 7] = [
+    ("@yearly", "0 0 1 1 *"),
+    ("@annually", "0 0 1 1 *"),
+    ("@monthly", "0 0 1 * *"),
+    ("@weekly", "0 0 * * 0"),
+    ("@daily", "0 0 * * *"),
+    ("@midnight", "0 0 * * *"),
+    ("@hourly", "0 * * * *"),
+];
 
 const MONTHS: [&str; 12] = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 /// Sunday is 0, and 7 too.
@@ -40,56 +49,118 @@ const PARTS: [Part; 6] = [
     Part { name: "weekday", least: 0, most: 7, names: &DAYS },
 ];
 
+/// What a schedule says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plan {
+    /// At the local times that these fields take.
+    Fields(Fields),
+    /// Again and again.
+    Every(Duration),
+    /// Once, at this moment.
+    At(Wall),
+}
+
+/// The values that fields take, each as bits: bit 5 of `minutes` is minute 5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fields {
+    /// 0 to 59.
+    pub seconds: u64,
+    /// 0 to 59.
+    pub minutes: u64,
+    /// 0 to 23.
+    pub hours: u64,
+    /// 1 to 31.
+    pub days: u64,
+    /// 1 to 12.
+    pub months: u64,
+    /// 0 to 6, Sunday is 0.
+    pub weekdays: u64,
+    /// A day needs only one of the two: both day and weekday are named, and neither begins with `*`. The rule of Vixie's
+    /// cron, which nearly all have taken over.
+    pub is_either_day: bool,
+}
+
+impl Fields {
+    /// Whether every hour is taken: then it is meant by elapsed time and not by the hands of the clock.
+    pub fn is_every_hour(&self) -> bool {
+        self.hours == bits(0, 23, 1)
+    }
+}
+
 /// Checks a schedule and gives it back with single spaces; `@every` and `@at` in canonical units and UTC.
 ///
 /// # Errors
 /// What is not a schedule, and dates that no year has, such as 31 February.
 pub fn parse(text: &str) -> Result<String, Refusal> {
     let text = text.trim();
-    if let Some(word) = text.strip_prefix('@') {
-        return parse_word(text, word);
+    if text.starts_with('@') {
+        let lower = text.to_ascii_lowercase();
+        return Ok(match read(text)? {
+            Plan::Every(every) => format!("@every {}", format_duration(every)),
+            Plan::At(at) => format!("@at {}", rfc3339(at)),
+            Plan::Fields(_) => lower,
+        });
     }
+    read(text)?;
+    Ok(text.split_ascii_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Reads a schedule.
+///
+/// # Errors
+/// As [`parse`].
+pub fn read(text: &str) -> Result<Plan, Refusal> {
+    let text = text.trim();
+    match text.strip_prefix('@') {
+        Some(word) => read_word(text, word),
+        None => read_fields(text).map(Plan::Fields),
+    }
+}
+
+fn read_fields(text: &str) -> Result<Fields, Refusal> {
     let fields: Vec<&str> = text.split_ascii_whitespace().collect();
     let parts = match fields.len() {
         6 => &PARTS[..],
         5 => &PARTS[1..],
         count => return Err(Refusal::new(format!("has {count} fields"), FORM)),
     };
-    let mut sets = Vec::with_capacity(6);
-    for (part, field) in parts.iter().zip(&fields) {
-        sets.push(part.parse(field)?);
+    // Five fields are meant at second 0.
+    let mut sets = [1; 6];
+    for (at, (part, field)) in parts.iter().zip(&fields).enumerate() {
+        sets[at + 6 - parts.len()] = part.parse(field)?;
     }
-    let (days, months) = (sets[sets.len() - 3], sets[sets.len() - 2]);
+    let [seconds, minutes, hours, days, months, weekdays] = sets;
+    let is_star = |field: &str| field.starts_with(['*', '?']);
+    let is_either_day = fields.iter().rev().step_by(2).take(2).all(|field| !is_star(field));
     let exists = |month: &usize| days & bits(1, LAST_DAYS[*month], 1) != 0;
-    if !(0..12).filter(|month| months & (1 << (month + 1)) != 0).any(|month| exists(&month)) {
+    if !is_either_day && !(0..12).filter(|month| months & (1 << (month + 1)) != 0).any(|month| exists(&month)) {
         return Err(Refusal::new("names a day that its months never have", "a date that exists, such as 0 0 28 2 *"));
     }
-    Ok(fields.join(" "))
+    let weekdays = (weekdays | (weekdays >> 7)) & bits(0, 6, 1);
+    Ok(Fields { seconds, minutes, hours, days, months, weekdays, is_either_day })
 }
 
-fn parse_word(text: &str, word: &str) -> Result<String, Refusal> {
+fn read_word(text: &str, word: &str) -> Result<Plan, Refusal> {
     if let Some(every) = word.strip_prefix("every ") {
         let every = parse_duration(every)
             .map_err(|refusal| Refusal::new(format!("{} after @every", refusal.problem), DURATION_FORM))?;
         if every < EVERY_MIN {
             return Err(Refusal::new("runs more often than every second", "@every 1s and more"));
         }
-        return Ok(format!("@every {}", format_duration(every)));
+        return Ok(Plan::Every(every));
     }
     if let Some(at) = word.strip_prefix("at ") {
-        return match at.trim().parse::<jiff::Timestamp>() {
-            Ok(at) => Ok(format!("@at {at}")),
-            Err(_) => Err(Refusal::new(
-                "has no time after @at",
-                "a time with its offset, such as @at 2030-01-31T08:00:00+01:00",
-            )),
-        };
+        let at = at.trim().parse::<jiff::Timestamp>().ok();
+        return at.and_then(|at| u64::try_from(at.as_millisecond()).ok()).map(|at| Plan::At(Wall(at))).ok_or_else(
+            || Refusal::new("has no time after @at", "a time with its offset, such as @at 2030-01-31T08:00:00+01:00"),
+        );
     }
     let lower = text.to_ascii_lowercase();
-    if WORDS.contains(&lower.as_str()) {
-        return Ok(lower);
+    if let Some((_, fields)) = WORDS.iter().find(|(word, _)| *word == lower) {
+        return read_fields(fields).map(Plan::Fields);
     }
-    let near = suggest::nearest(&lower, WORDS).map_or_else(String::new, |near| format!("; did you mean {near}?"));
+    let near = suggest::nearest(&lower, WORDS.iter().map(|(word, _)| *word))
+        .map_or_else(String::new, |near| format!("; did you mean {near}?"));
     Err(Refusal::new(format!("is not a schedule{near}"), FORM))
 }
 
@@ -160,6 +231,13 @@ fn bits(first: u64, last: u64, step: u64) -> u64 {
     set
 }
 
+/// A moment as people and headers write it, in UTC; milliseconds only if there are some.
+pub fn rfc3339(at: Wall) -> String {
+    let at = i64::try_from(at.0).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
+    // Beyond the year 9999.
+    at.unwrap_or(jiff::Timestamp::MAX).to_string()
+}
+
 /// Checks the IANA name of a zone against the compiled-in table and gives it in its own case.
 ///
 /// # Errors
@@ -186,6 +264,7 @@ mod tests {
             ("30 0 8 1,15 JAN-JUN ?", "30 0 8 1,15 JAN-JUN ?"),
             ("0 0 29 2 *", "0 0 29 2 *"),
             ("0 0 31 2,3 *", "0 0 31 2,3 *"),
+            ("0 0 31 2 mon", "0 0 31 2 mon"),
             ("5/15 0-6/2 * * 7", "5/15 0-6/2 * * 7"),
             ("@Hourly", "@hourly"),
             ("@every 90s", "@every 1m30s"),
@@ -214,6 +293,8 @@ mod tests {
             ("0 0 31 2 *", "never have"),
             ("0 0 30 feb *", "never have"),
             ("0 0 31 4,6,9,11 *", "never have"),
+            ("0 0 31 2 */2", "never have"),
+            ("@at 1969-12-31T00:00:00Z", "after @at"),
             ("@every", "not a schedule"),
             ("@every 0s", "every second"),
             ("@every soon", "after @every"),

@@ -18,7 +18,7 @@ mod sqs;
 #[cfg(test)]
 mod tests;
 
-pub use cron::Cron;
+pub use cron::{Cron, Delivery, Gap, Missed, Overlap, Repeat};
 pub use http::Http;
 pub use once::Once;
 pub use sqs::Sqs;

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::model::source::cron::{Delivery, Gap, Missed, Overlap, Repeat};
+
 /// Path prefix of an HTTP source that names only a host: everything.
 pub const PREFIX: &str = "/";
 
@@ -17,6 +19,32 @@ pub const METHOD_WITH_BODY: &str = "POST";
 pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 /// Largest header of a scheduled request in bytes, name and value: common servers refuse 8 KiB for all of them.
 pub const HEADER_MAX: usize = 4_096;
+
+/// A nightly job is done on the night of the change, as Vixie's cron does it.
+pub const DST_GAP: Gap = Gap::RunAtTransition;
+/// And once on the night of the other change.
+pub const DST_OVERLAP: Repeat = Repeat::First;
+/// What cron does and most expect: a run that takes long delays no other.
+pub const OVERLAP: Overlap = Overlap::Allow;
+/// One run makes up for those that no node could fire: most jobs do what is left to do.
+pub const MISSED: Missed = Missed::Latest;
+/// How late a run may begin: long enough for a node that is started again, short enough that a job meant for the night
+/// does not come at noon.
+pub const START_DEADLINE: Duration = Duration::from_secs(3600);
+/// Shortest such time: less than it takes to find out that a node died would leave out what it had to fire.
+pub const START_DEADLINE_MIN: Duration = Duration::from_secs(10);
+/// Longest such time: a week, so that what is due can be searched for.
+pub const START_DEADLINE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Most planned times that are made up for: Kubernetes gives up above 100; we fire the last 100.
+pub const MISSED_MAX: u32 = 100;
+/// Longest spread of the beginnings: a day.
+pub const JITTER_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How often a failed run is tried again: not unless asked for, since a request may not be safe to repeat.
+pub const RETRIES: u32 = 0;
+/// Most tries after the first: with doubled pauses up to a minute they last ten minutes.
+pub const RETRIES_MAX: u32 = 16;
+/// A lost run is worse than a doubled one, which can be told by its idempotency key.
+pub const DELIVERY: Delivery = Delivery::AtLeastOnce;
 
 /// Messages handled at once in the cluster: one receive call brings at most 10, so one poller is kept busy.
 pub const CONCURRENCY: u32 = 10;

@@ -40,7 +40,10 @@ fn each_kind_gets_its_defaults() {
         good(json!({"component": "api", "enabled": false, "cron": {"schedule": "0  8 * * mon", "path": "/run?x=1"}}))
             .to_doc(),
         json!({"component": "api", "enabled": false, "cron": {"schedule": "0 8 * * mon", "timezone": "UTC",
-            "method": "GET", "path": "/run?x=1", "headers": {}, "body": null, "timeout": null}})
+            "dst_gap": "run-at-transition", "dst_overlap": "first",
+            "method": "GET", "path": "/run?x=1", "headers": {}, "body": null, "timeout": null,
+            "overlap": "allow", "missed": "latest", "start_deadline": "1h", "jitter": "0s", "retries": 0,
+            "delivery": "at-least-once"}})
     );
     assert_eq!(
         good(json!({"component": "api", "sqs": {"queue": "jobs.fifo", "path": "/job"}})).to_doc(),
@@ -117,6 +120,37 @@ fn each_refusal_names_its_field_its_value_and_what_is_allowed() {
             "***",
             "not a header value",
         ),
+        ("cron", json!({"schedule": "@daily", "path": "/", "missed": "all:0"}), "cron.missed", "\"all:0\"", "choice"),
+        (
+            "cron",
+            json!({"schedule": "@daily", "path": "/", "missed": "all:101"}),
+            "cron.missed",
+            "\"all:101\"",
+            "choice",
+        ),
+        ("cron", json!({"schedule": "@daily", "path": "/", "dst_gap": "both"}), "cron.dst_gap", "\"both\"", "choice"),
+        (
+            "cron",
+            json!({"schedule": "@daily", "path": "/", "overlap": "queu"}),
+            "cron.overlap",
+            "\"queu\"",
+            "mean queue",
+        ),
+        ("cron", json!({"schedule": "@daily", "path": "/", "retries": 17}), "cron.retries", "17", "out of range"),
+        (
+            "cron",
+            json!({"schedule": "@daily", "path": "/", "retries": 1, "delivery": "at-most-once"}),
+            "cron.retries",
+            "1",
+            "forbids to repeat",
+        ),
+        (
+            "cron",
+            json!({"schedule": "@daily", "path": "/", "start_deadline": "1s"}),
+            "cron.start_deadline",
+            "\"1s\"",
+            "too short",
+        ),
         ("sqs", json!({"path": "/"}), "sqs.queue", "", "missing"),
         ("sqs", json!({"queue": "a b", "path": "/"}), "sqs.queue", "\"a b\"", "not a queue name"),
         ("sqs", json!({"queue": "ftp://h/q", "path": "/"}), "sqs.queue", "\"ftp://h/q\"", "not an http"),
@@ -191,11 +225,35 @@ fn any_trigger() -> impl Strategy<Value = Trigger> {
     let zone = prop::sample::select(vec!["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires"]);
     let method = prop::sample::select(defaults::METHODS.to_vec());
     let headers = prop::collection::btree_map("[a-l][a-l-]{0,5}x", "[ -~]{0,8}", 0..3);
-    let cron = (schedule, zone, method, "/[a-z?]{0,8}", headers, prop::option::of("\\PC{0,12}")).prop_map(
-        |(expression, timezone, method, path, headers, body)| {
+    let rules = (
+        prop::sample::select(vec![Gap::Skip, Gap::RunAtTransition]),
+        prop::sample::select(vec![Repeat::First, Repeat::Second, Repeat::Both]),
+        prop::sample::select(vec![Overlap::Allow, Overlap::Forbid, Overlap::Replace, Overlap::Queue]),
+        prop_oneof![Just(Missed::None), Just(Missed::Latest), (1u32..=100).prop_map(Missed::All)],
+        10u64..=600_000,
+        0u32..=16,
+    );
+    let cron = (schedule, zone, method, "/[a-z?]{0,8}", headers, prop::option::of("\\PC{0,12}"), rules).prop_map(
+        |(expression, timezone, method, path, headers, body, (gap, repeat, overlap, missed, seconds, retries))| {
             let (expression, timezone, method) = (expression.to_owned(), timezone.to_owned(), method.to_owned());
-            let timeout = body.is_some().then_some(Duration::from_secs(90));
-            Trigger::Cron(Cron { expression, timezone, method, path, headers, body, timeout })
+            let delivery = if retries == 0 { Delivery::AtMostOnce } else { Delivery::AtLeastOnce };
+            Trigger::Cron(Cron {
+                expression,
+                timezone,
+                method,
+                path,
+                headers,
+                timeout: body.is_some().then_some(Duration::from_secs(90)),
+                body,
+                gap,
+                repeat,
+                overlap,
+                missed,
+                start_deadline: Duration::from_secs(seconds),
+                jitter: Duration::from_secs(seconds / 60),
+                retries,
+                delivery,
+            })
         },
     );
     let sqs = (

@@ -1,0 +1,9 @@
+//! Schedules: when they fire (`times`), what is known of their runs (`ledger`), what to do now (`runs`), and who may fire
+//! at most once (`claim`).
+//!
+//! Knows nothing of requests, nodes' connections or the registry: times, randomness and what is known of other nodes are
+//! arguments.
+
+pub mod times;
+
+pub use times::Times;
