@@ -4,6 +4,11 @@
 //! Knows nothing of requests, nodes' connections or the registry: times, randomness and what is known of other nodes are
 //! arguments.
 
+pub mod claim;
+pub mod ledger;
+pub mod runs;
 pub mod times;
 
+pub use ledger::Ledger;
+pub use runs::Runs;
 pub use times::Times;
