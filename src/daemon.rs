@@ -11,6 +11,7 @@ mod control;
 mod driver;
 mod duty;
 mod explain;
+mod fires;
 pub mod guard;
 mod history;
 mod intake;
@@ -20,6 +21,7 @@ mod pin;
 mod registrar;
 mod rollback;
 mod rollouts;
+mod runs;
 mod scheduler;
 mod seal;
 mod seats;
@@ -54,10 +56,12 @@ use crate::runtime::docker::DockerRuntime;
 use crate::runtime::logs::LogBook;
 use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{Found, Owner, Runtime, RuntimeError, RuntimeEvent};
+use crate::schedule::ledger::Holder;
 use crate::slots::Gates;
 use crate::source::HttpSource;
 use crate::source::attend::Attendant;
 use crate::source::courier::{Components, Courier};
+use crate::source::cron::Schedules;
 use crate::source::once::Later;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
@@ -209,7 +213,8 @@ impl Daemon {
         let token = Token { cluster: loaded.cluster, secret, seeds: Vec::new() };
         write_token(&config.data_dir, &token).map_err(io("write the join token"))?;
         let last_peers = cluster::identity::read_peers(&mut store)?;
-        let known = consent::read_known(&mut store)?;
+        let voters = consent::read_known(&mut store)?;
+        let known = cluster::identity::read_known(&mut store)?;
         let saved = match store.note(registrar::SYNCED)? {
             Some(bytes) => Saved::decode(&bytes).map_err(|error| DaemonError::Io {
                 doing: "read what was replicated; restore the data directory, or start with an empty one".to_owned(),
@@ -290,7 +295,7 @@ impl Daemon {
             messages: messages.clone(),
         });
         let shown = Arc::clone(&board);
-        let consent = Consent::new(loaded.node, loaded.epoch, &known, clock, guards);
+        let consent = Consent::new(loaded.node, loaded.epoch, &voters, clock, guards);
         let given = Arc::clone(&consent);
         let driver = Driver::new(node, clock, inbox, missed, Arc::clone(&workshop), shown, given);
         let driver_task = telemetry::spawn("loop", driver.run());
@@ -369,7 +374,20 @@ impl Daemon {
         let courier =
             Courier::new(Arc::clone(&core), Arc::clone(&forwarder), Arc::clone(&catalog) as Arc<dyn Components>);
         // A kind of source that nodes are elected for has its line here.
-        let attendants: Vec<Arc<dyn Attendant>> = vec![Arc::new(Later::new(courier.clone(), Clock::wall))];
+        let records = Arc::new(fires::Office {
+            me: Holder { node: loaded.node, life: loaded.epoch },
+            began: clock.mono(),
+            clock,
+            catalog: Arc::clone(&catalog),
+            registrar: registrar.clone(),
+            cluster: cluster.clone(),
+            core: Arc::clone(&core),
+            courier: courier.clone(),
+        });
+        let attendants: Vec<Arc<dyn Attendant>> = vec![
+            Arc::new(Later::new(courier.clone(), Clock::wall)),
+            Arc::new(Schedules::new(courier.clone(), records)),
+        ];
         let (seats, seats_leaving) = seats::Task::new(
             Arc::clone(&board),
             Arc::clone(&catalog),
@@ -382,7 +400,7 @@ impl Daemon {
         telemetry::spawn("scheduler", scheduler.run());
         let around = consent::Surroundings {
             me: loaded.node,
-            known,
+            known: voters,
             cluster: cluster.clone(),
             removed: removed_seen.clone(),
             registrar: registrar.clone(),
@@ -432,6 +450,7 @@ impl Daemon {
             desk: Arc::clone(&desk),
             board: Arc::clone(&board),
             removed: removed_seen,
+            known,
             seek: cluster::Seek::new(seeds, last_peers, address, rng.child("seek"), fatal.clone()),
             clock,
             leave: part.clone(),

@@ -52,6 +52,8 @@ impl Kind {
     pub const WANTED: Self = Self(8);
     /// Which seats of an event source a node holds, said by itself.
     pub const SEATS: Self = Self(9);
+    /// The runs of a schedule.
+    pub const RUNS: Self = Self(10);
     /// What happened at a node, a block of it, said by itself.
     pub const EVENTS: Self = Self(11);
 }
@@ -68,6 +70,7 @@ impl fmt::Display for Kind {
             Self::REVISIONS => f.pad("revisions"),
             Self::WANTED => f.pad("wanted"),
             Self::SEATS => f.pad("seats"),
+            Self::RUNS => f.pad("runs"),
             Self::EVENTS => f.pad("events"),
             Self(other) => write!(f, "kind-{other}"),
         }

@@ -5,7 +5,7 @@
 //! somebody first asks for it. Of a row that comes only the outline is looked at.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard};
 
 use arc_swap::ArcSwap;
 use serde::Deserialize;
@@ -20,6 +20,7 @@ use crate::model::cfg::{CfgKey, CfgName, Given};
 use crate::model::{Component, Source};
 use crate::rollout::Revisions;
 use crate::router::Table;
+use crate::schedule::Ledger;
 use crate::slots::{Gate, Gates};
 use crate::source::courier::Components;
 use crate::time::Wall;
@@ -107,6 +108,8 @@ pub(crate) struct Definitions {
     pub(crate) sources: BTreeMap<SourceName, Entry<Source>>,
     /// Of the components that changed since they were created.
     revisions: BTreeMap<ComponentName, Register>,
+    /// Of the schedules.
+    runs: BTreeMap<SourceName, Register>,
     pub(crate) settings: Settings,
 }
 
@@ -137,6 +140,8 @@ impl Definitions {
             Definition::Source(name, None) => drop(self.sources.remove(&name)),
             Definition::Revisions(name, Some(register)) => drop(self.revisions.insert(name, register)),
             Definition::Revisions(name, None) => drop(self.revisions.remove(&name)),
+            Definition::Runs(name, Some(register)) => drop(self.runs.insert(name, register)),
+            Definition::Runs(name, None) => drop(self.runs.remove(&name)),
             Definition::Other => {}
         }
     }
@@ -151,6 +156,11 @@ impl Definitions {
         let entry = self.component(name)?;
         let kept = self.revisions.get(name).map(super::history::read).unwrap_or_default();
         Some(kept.with(self.fingerprint(&entry.value), entry.updated))
+    }
+
+    /// What is known of the runs of a schedule; none if nothing is.
+    pub(crate) fn ledger(&self, name: &SourceName) -> Option<Ledger> {
+        self.runs.get(name).map(super::runs::read)
     }
 
     /// What changes whenever a component or its revisions do; none if there is no such component.
@@ -200,6 +210,7 @@ pub(crate) enum Definition {
     Source(SourceName, Option<Entry<Source>>),
     Revisions(ComponentName, Option<Register>),
     Setting(CfgKey, Option<Setting>),
+    Runs(SourceName, Option<Register>),
     /// Of a kind that is no definition, or under a name that is none.
     Other,
 }
@@ -218,6 +229,9 @@ impl Definition {
             }),
             Kind::REVISIONS => key.name().parse::<ComponentName>().map_or(Self::Other, |name| {
                 Self::Revisions(name, register.filter(|register| !register.is_tombstone()).cloned())
+            }),
+            Kind::RUNS => key.name().parse::<SourceName>().map_or(Self::Other, |name| {
+                Self::Runs(name, register.filter(|register| !register.is_tombstone()).cloned())
             }),
             Kind::CONFIG => CfgKey::from_row_name(key.name())
                 .map_or(Self::Other, |key| Self::Setting(key, register.and_then(Setting::new))),
@@ -326,6 +340,8 @@ pub(crate) struct Catalog {
     gates: Arc<Gates>,
     seal: Seal,
     changes: watch::Sender<u64>,
+    /// Who wants to know when something is known of the runs of a schedule.
+    run_news: Mutex<BTreeMap<SourceName, watch::Sender<u64>>>,
 }
 
 impl Catalog {
@@ -336,6 +352,7 @@ impl Catalog {
             gates,
             seal,
             changes: watch::Sender::new(0),
+            run_news: Mutex::default(),
         };
         catalog.route();
         catalog
@@ -348,6 +365,29 @@ impl Catalog {
     pub(crate) fn change(&self, change: impl FnOnce(&mut Definitions)) {
         change(&mut self.definitions.write().unwrap_or_else(std::sync::PoisonError::into_inner));
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// The same for what is no definition, such as the runs of a schedule: nobody who follows definitions is disturbed.
+    pub(crate) fn note(&self, change: impl FnOnce(&mut Definitions)) {
+        change(&mut self.definitions.write().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+
+    /// Changes when something durable is known of the runs of this schedule.
+    pub(crate) fn run_news(&self, name: &SourceName) -> watch::Receiver<u64> {
+        let mut news = self.run_news.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        news.entry(name.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
+    }
+
+    /// Tells those who follow the runs of a schedule.
+    pub(crate) fn tell_runs(&self, name: &SourceName) {
+        let mut news = self.run_news.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(sender) = news.get(name) {
+            if sender.receiver_count() == 0 {
+                news.remove(name);
+            } else {
+                sender.send_modify(|count| *count += 1);
+            }
+        }
     }
 
     /// Changes with every change of any definition.

@@ -39,6 +39,9 @@ const RENEW: Duration = Duration::from_secs(24 * 3600);
 /// The note of the store that holds the peers to look for after a restart.
 pub(crate) const PEERS: &str = "peers";
 
+/// The note of the store that holds [`View::known`].
+pub(crate) const KNOWN: &str = "belongs";
+
 /// The most peers that are written down.
 const PEERS_MAX: usize = 4096;
 
@@ -52,6 +55,9 @@ pub(crate) struct View {
     pub(crate) frozen: Option<Mono>,
     /// Since when no peer is alive, if there were some.
     pub(crate) alone: Option<Mono>,
+    /// The others that belong to the cluster: that were seen, in this life or an earlier one, and have neither left nor
+    /// been removed.
+    pub(crate) known: BTreeSet<NodeId>,
 }
 
 /// Sends frames of the registry to nodes by their ids.
@@ -92,6 +98,8 @@ pub(crate) struct Task {
     pub(crate) removed: watch::Receiver<BTreeSet<NodeId>>,
     pub(crate) seek: Seek,
     pub(crate) clock: Clock,
+    /// See [`View::known`].
+    pub(crate) known: BTreeSet<NodeId>,
     /// Ends the task, with a farewell.
     pub(crate) leave: CancellationToken,
     /// Takes the sentence that the daemon ends with if it may not go on.
@@ -106,6 +114,9 @@ impl Task {
         let mut written = Vec::new();
         let mut renewed = self.clock.mono();
         self.ban();
+        // Nobody may take an empty view for an empty cluster.
+        let mut written_known = self.known.clone();
+        self.show(&peers);
         loop {
             self.carry_out(&peers).await;
             let due = self.membership.poll_timeout().map(|due| self.clock.instant(due));
@@ -134,6 +145,10 @@ impl Task {
                     if known != written {
                         self.registrar.note(PEERS, identity::encode_peers(&known)).await;
                         written = known;
+                    }
+                    if self.known != written_known {
+                        self.registrar.note(KNOWN, identity::encode_known(&self.known)).await;
+                        written_known.clone_from(&self.known);
                     }
                     if now.since(renewed) >= RENEW {
                         renewed = now;
@@ -286,13 +301,21 @@ impl Task {
     }
 
     /// Shows the new view to readers.
-    fn show(&self, peers: &BTreeMap<NodeId, PeerInfo>) {
+    fn show(&mut self, peers: &BTreeMap<NodeId, PeerInfo>) {
+        for member in self.membership.members() {
+            match member.state {
+                State::Left => drop(self.known.remove(&member.peer.node)),
+                State::Alive | State::Suspect | State::Down => drop(self.known.insert(member.peer.node)),
+            }
+        }
+        self.known.retain(|node| !self.membership.is_banned(*node));
         let now = self.clock.mono();
         let old = self.cluster.view.load();
         let members: Vec<Member> = self.membership.members().cloned().collect();
         let others = members.iter().any(|member| member.state == State::Down);
         let is_alone = others && self.membership.alive_count() == 0;
         let view = View {
+            known: self.known.clone(),
             peers: peers.clone(),
             frozen: self.membership.is_frozen().then(|| old.frozen.unwrap_or(now)),
             alone: is_alone.then(|| old.alone.unwrap_or(now)),

@@ -20,9 +20,11 @@ use super::cluster::{Cluster, View};
 use super::consent::Consent;
 use super::driver::{Message, Status};
 use super::duty::Duties;
+use super::fires;
 use super::pin::pin;
 use super::registrar::{Edit, EditError, Edited, Registrar};
 use super::rollouts;
+use super::runs::Claim;
 use super::scheduler::Question;
 use crate::admin::api::{
     ApiError, CfgView, Change, Code, ComponentView, ConflictView, Control, EventQuery, EventView, Expect,
@@ -106,6 +108,30 @@ enum Ask {
     Past,
     /// Its votes for strict singletons: the answer is a [`lease::Answer`].
     Consent(lease::Ask),
+    /// What it knows of the runs of a schedule: the answer is the row, or nothing.
+    Runs(SourceName),
+    /// To grant a planned time: the answer is [`GRANTED`] or nothing.
+    Grant(Claim),
+    /// To have an instance of a component ready: the answer is [`GRANTED`] when one is, or a sentence.
+    Warm(ComponentName),
+}
+
+/// Yes.
+pub(crate) const GRANTED: &[u8] = &[1];
+
+/// The question for a grant.
+pub(crate) fn grant(claim: Claim) -> Bytes {
+    wire::encode(&Ask::Grant(claim)).unwrap_or_default().into()
+}
+
+/// The question for what is known of runs.
+pub(crate) fn runs(source: SourceName) -> Bytes {
+    wire::encode(&Ask::Runs(source)).unwrap_or_default().into()
+}
+
+/// The question for an instance that is ready.
+pub(crate) fn warm(component: ComponentName) -> Bytes {
+    wire::encode(&Ask::Warm(component)).unwrap_or_default().into()
 }
 
 /// How long a peer may take to say how it fares: many round trips, and still a quick answer to `node ls`.
@@ -161,7 +187,9 @@ impl Desk {
                 .hint("make room in the node's data directory, or use another node"),
             EditError::Busy | EditError::Stopping => ApiError::new(Code::Unavailable, error.to_string()),
         })?;
-        noted.write(&edited, &self.catalog, &self.board);
+        if let Some(noted) = noted {
+            noted.write(&edited, &self.catalog, &self.board);
+        }
         Ok(edited)
     }
 
@@ -255,6 +283,20 @@ impl Desk {
             Ok(Ask::Past) => return self.board.chronicle().past(from),
             Ok(Ask::Consent(ask)) => {
                 return wire::encode(&self.consent.answer(from, &ask)).unwrap_or_default().into();
+            }
+            Ok(Ask::Runs(source)) => {
+                let ledger = self.catalog.read().ledger(&source);
+                return ledger.map(|ledger| ledger.encode()).unwrap_or_default().into();
+            }
+            Ok(Ask::Grant(claim)) => {
+                let granted = self.registrar.grant(claim).await;
+                return Bytes::from_static(if granted { GRANTED } else { &[] });
+            }
+            Ok(Ask::Warm(component)) => {
+                return match self.courier.warm(&component, fires::WARM).await {
+                    Ok(()) => Bytes::from_static(GRANTED),
+                    Err(failure) => failure.to_string().into(),
+                };
             }
             // A newer release may ask what this one does not know; no answer says so.
             Err(_) => return Bytes::new(),

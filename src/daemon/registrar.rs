@@ -12,11 +12,12 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::catalog::{Catalog, Definition, FEW, beside, on_all_cores, row};
+use super::catalog::{Catalog, Definition, Definitions, FEW, beside, on_all_cores, row};
 use super::clock::Clock;
 use super::driver::Message;
 use super::duty::{self, Duties};
 use super::history;
+use super::runs;
 use crate::crdt::replica::{Lag, Output, Replica};
 use crate::crdt::{Change, Expect, Hlc, Key, Kind, PutError, Registry, Row, Version, Write, Written};
 use crate::id::{ComponentName, NodeId, SourceName};
@@ -82,6 +83,11 @@ pub(crate) enum Edit {
     RemoveSource {
         name: SourceName,
         expect: Expect,
+    },
+    /// What is known of the runs of a schedule.
+    Runs {
+        name: SourceName,
+        act: runs::Act,
     },
     /// The row keeps the value, sealed if it is a secret.
     PutSetting {
@@ -162,6 +168,8 @@ enum Request {
     Lags(Vec<NodeId>, oneshot::Sender<Vec<Lag>>),
     /// A small thing to keep, without hurry.
     Note(&'static str, Vec<u8>),
+    /// Whether a planned time that must not be fired twice is granted.
+    Grant(runs::Claim, oneshot::Sender<bool>),
 }
 
 /// Handle to the registrar's thread. The thread ends when all handles are gone.
@@ -178,6 +186,7 @@ impl std::fmt::Debug for Request {
             Self::Unreachable(_) => "unreachable",
             Self::Lags(..) => "lags",
             Self::Note(..) => "note",
+            Self::Grant(..) => "grant",
         })
     }
 }
@@ -218,6 +227,12 @@ impl Registrar {
 
     pub(crate) async fn note(&self, name: &'static str, bytes: Vec<u8>) {
         let _ = self.0.send(Request::Note(name, bytes)).await;
+    }
+
+    /// Grants a planned time, durably, unless it or a later one was granted before.
+    pub(crate) async fn grant(&self, claim: runs::Claim) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.0.try_send(Request::Grant(claim, reply)).is_ok() && answer.await.unwrap_or(false)
     }
 
     /// How far behind these peers are, in their order; empty if this node is stopping.
@@ -317,6 +332,7 @@ impl Desk {
                 Request::Lags(peers, reply) => {
                     let _ = reply.send(peers.into_iter().map(|peer| self.replica.lag(peer)).collect());
                 }
+                Request::Grant(claim, reply) => drop(reply.send(self.grant(&claim))),
                 Request::Note(name, bytes) => {
                     if let Err(error) = self.store.set_note(name, Some(&bytes)) {
                         tracing::warn!(%error, name, "a note could not be made durable");
@@ -334,7 +350,10 @@ impl Desk {
                 // First to the peers, so that their disks work while this node routes.
                 self.drain(routes);
                 self.show(&changes.iter().map(|change| &change.key).collect::<Vec<_>>());
-                self.route(routes);
+                // Many times a second runs begin and end; no route depends on them.
+                if changes.iter().any(|change| change.key.kind() != Kind::RUNS) {
+                    self.route(routes);
+                }
                 acknowledge(pending);
             }
             Err(error) => self.take_back(pending, &error),
@@ -368,7 +387,7 @@ impl Desk {
                     );
                     self.define(read);
                     self.show(&keys);
-                    routes.stale |= !(changes.is_empty() && forgotten.is_empty());
+                    routes.stale |= keys.iter().any(|key| key.kind() != Kind::RUNS);
                 }
             }
         }
@@ -412,6 +431,7 @@ impl Desk {
                 let mut writes = Vec::new();
                 for source in &edited.sources {
                     writes.push(Write { key: key(Kind::SOURCE, source.as_str())?, row: None, expect: Expect::Any });
+                    writes.extend(runs::removed(&definitions, source)?);
                 }
                 writes.push(history::removed(&name)?);
                 edited.settings = definitions.settings.own(&name).cloned().collect();
@@ -426,7 +446,9 @@ impl Desk {
                 let source = Source::parse(&name, &doc).map_err(EditError::Invalid)?;
                 edited.created = !self.catalog.read().sources.contains_key(&name);
                 edited.warnings = self.check_source(&source)?;
-                vec![Write { key: key(Kind::SOURCE, name.as_str())?, row: Some(row(&source.to_doc())), expect }]
+                let begun = runs::begun(&self.catalog.read(), &source, now)?;
+                let put = Write { key: key(Kind::SOURCE, name.as_str())?, row: Some(row(&source.to_doc())), expect };
+                begun.into_iter().chain([put]).collect()
             }
             Edit::EnableSource { name, enabled } => {
                 let mut source = {
@@ -438,15 +460,25 @@ impl Desk {
                 };
                 source.enabled = enabled;
                 edited.warnings = self.check_source(&source)?;
+                let begun = runs::begun(&self.catalog.read(), &source, now)?;
                 let row = Some(row(&source.to_doc()));
-                vec![Write { key: key(Kind::SOURCE, name.as_str())?, row, expect: Expect::Any }]
+                let put = Write { key: key(Kind::SOURCE, name.as_str())?, row, expect: Expect::Any };
+                begun.into_iter().chain([put]).collect()
+            }
+            Edit::Runs { name, act } => {
+                let definitions = self.catalog.read();
+                if !definitions.sources.contains_key(&name) {
+                    return Err(missing("source", name.as_str(), definitions.sources.keys().map(|n| n.as_str())));
+                }
+                runs::acted(&definitions, &name, act, now)?.into_iter().collect()
             }
             Edit::RemoveSource { name, expect } => {
                 let definitions = self.catalog.read();
                 if !definitions.sources.contains_key(&name) {
                     return Err(missing("source", name.as_str(), definitions.sources.keys().map(|n| n.as_str())));
                 }
-                vec![Write { key: key(Kind::SOURCE, name.as_str())?, row: None, expect }]
+                let removed = Write { key: key(Kind::SOURCE, name.as_str())?, row: None, expect };
+                runs::removed(&definitions, &name)?.into_iter().chain([removed]).collect()
             }
             Edit::PutSetting { key, row, expect } => {
                 let definitions = self.catalog.read();
@@ -547,11 +579,24 @@ impl Desk {
 
     /// Puts definitions in place. Readers wait no longer than for that.
     fn define(&self, read: Vec<Definition>) {
-        self.catalog.change(|definitions| read.into_iter().for_each(|definition| definitions.set(definition)));
+        let are_runs = read.iter().all(|definition| matches!(definition, Definition::Runs(..)));
+        let set = |definitions: &mut Definitions| read.into_iter().for_each(|definition| definitions.set(definition));
+        if are_runs { self.catalog.note(set) } else { self.catalog.change(set) }
+    }
+
+    /// See [`Registrar::grant`]. What cannot be made durable is not granted.
+    fn grant(&mut self, claim: &runs::Claim) -> bool {
+        if !runs::is_claimable(&self.catalog.read(), claim) {
+            return false;
+        }
+        runs::grant(&mut self.store, claim).unwrap_or_else(|error| {
+            tracing::warn!(%error, source = %claim.source, "a claim could not be made durable and was not granted");
+            false
+        })
     }
 
     /// Shows durable changes to the node, and tells the cluster who was removed and who is to do what.
-    fn show(&self, keys: &[&Key]) {
+    fn show(&mut self, keys: &[&Key]) {
         if keys.iter().any(|key| key.kind() == Kind::NODE) {
             self.removed.send_replace(duty::removed_nodes(self.replica.registry()));
             self.duties.send_replace(duty::duties(self.replica.registry()));
@@ -562,6 +607,19 @@ impl Desk {
             .inspect(|key| tracing::debug!(component = key.name(), "in effect here"))
             .filter_map(|key| key.name().parse().ok())
             .collect();
+        for key in keys.iter().filter(|key| key.kind() == Kind::RUNS) {
+            if let Ok(name) = key.name().parse() {
+                self.catalog.tell_runs(&name);
+            }
+        }
+        for key in keys.iter().filter(|key| key.kind() == Kind::SOURCE) {
+            let Ok(name) = key.name().parse::<SourceName>() else { continue };
+            if !self.catalog.read().sources.contains_key(&name)
+                && let Err(error) = runs::forget(&mut self.store, &name)
+            {
+                tracing::warn!(%error, source = %name, "what was granted of a removed schedule stays in the store");
+            }
+        }
         let settings = keys.iter().filter(|key| key.kind() == Kind::CONFIG);
         let settings: Vec<CfgKey> = settings.filter_map(|key| CfgKey::from_row_name(key.name())).collect();
         if !settings.is_empty() {

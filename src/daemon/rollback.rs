@@ -64,7 +64,11 @@ pub(crate) async fn run(
         for edit in watch.look(clock.mono()) {
             let noted = Noted::of(&edit, &catalog, &board);
             match registrar.edit(edit).await {
-                Ok(edited) => noted.write(&edited, &catalog, &board),
+                Ok(edited) => {
+                    if let Some(noted) = noted {
+                        noted.write(&edited, &catalog, &board);
+                    }
+                }
                 Err(error) => {
                     tracing::info!(%error, "what became of a revision could not be noted; the next look tries again");
                 }

@@ -13,7 +13,7 @@ use http_body_util::BodyExt as _;
 
 use crate::failure::{Failure, Phase};
 use crate::id::{ComponentName, SourceName};
-use crate::intake::Intake;
+use crate::intake::{Ask, Intake, Lease, Way};
 use crate::model::Component;
 use crate::proxy::{Body, Forwarder, Payload, Timing};
 use crate::router::Target;
@@ -89,6 +89,24 @@ impl Courier {
     pub fn jittered(&self, pause: Duration) -> Duration {
         let part = u32::try_from(self.core.random() % 256).unwrap_or(0);
         pause * 3 / 4 + pause / 4 * part / 256
+    }
+
+    /// Waits until an instance on this node could take an event at once, and starts one if none is there.
+    ///
+    /// # Errors
+    /// As for an event that waits.
+    pub async fn warm(&self, name: &ComponentName, limit: Duration) -> Result<(), Failure> {
+        let Some((component, gate)) = self.components.live(name) else {
+            return Err(Failure::NoComponent(name.clone()));
+        };
+        let ask = Ask { gate, component, deadline: self.core.now().after(limit), bytes: 0, stays: true };
+        Lease::get(&self.core, ask).await.map(drop)
+    }
+
+    /// Where the next event for this component would go.
+    pub fn way(&self, name: &ComponentName) -> Way {
+        let has_room = self.components.live(name).is_some_and(|(_, gate)| Lease::try_get(&self.core, &gate).is_some());
+        if has_room { Way::Here } else { self.core.way(name, &[], false) }
     }
 
     /// Delivers an event and reads the whole answer, of whose body the first `keep` bytes are kept. The instance is in

@@ -2,9 +2,10 @@
 //!
 //! The secret is in the store before the first packet leaves.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use crate::id::ClusterId;
+use crate::id::{ClusterId, NodeId};
 use crate::store::{Loaded, Store, StoreError};
 use crate::transport::token::{Secret, Token};
 use crate::wire;
@@ -105,6 +106,17 @@ pub(crate) fn settle(
 pub(crate) fn read_peers(store: &mut Store) -> Result<Vec<SocketAddr>, StoreError> {
     let note = store.note(super::PEERS)?.unwrap_or_default();
     Ok(wire::decode::<Vec<SocketAddr>, { 1 << 20 }>(&note).unwrap_or_default())
+}
+
+/// The other nodes of the cluster as of the last run. A note that cannot be read is none, as in earlier releases.
+pub(crate) fn read_known(store: &mut Store) -> Result<BTreeSet<NodeId>, StoreError> {
+    let note = store.note(super::KNOWN)?.unwrap_or_default();
+    Ok(wire::decode::<BTreeSet<NodeId>, { 1 << 20 }>(&note).unwrap_or_default())
+}
+
+pub(crate) fn encode_known(known: &BTreeSet<NodeId>) -> Vec<u8> {
+    // A set of ids is within what the codec can write.
+    wire::encode(known).unwrap_or_default()
 }
 
 pub(crate) fn encode_peers(peers: &[SocketAddr]) -> Vec<u8> {

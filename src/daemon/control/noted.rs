@@ -32,7 +32,8 @@ enum Text {
 }
 
 impl Noted {
-    pub(crate) fn of(edit: &Edit, catalog: &Catalog, board: &Board) -> Self {
+    /// None of what is not told: a run of a schedule is in its history.
+    pub(crate) fn of(edit: &Edit, catalog: &Catalog, board: &Board) -> Option<Self> {
         let node = |node: NodeId| {
             let name = board.read().facts.get(&node).map(|facts| facts.name.clone());
             Subject::Node(name.unwrap_or_else(|| node.to_string()))
@@ -72,6 +73,7 @@ impl Noted {
             Edit::RemoveSetting { key, .. } => {
                 (What::Removed, Subject::Setting(key.name.to_string()), key.component.clone(), Text::Removed)
             }
+            Edit::Runs { .. } => return None,
             Edit::RemoveNode { node: id } => {
                 (What::Removed, node(*id), None, Text::Is("it may not come back under its id".to_owned()))
             }
@@ -85,7 +87,7 @@ impl Noted {
             }
         };
         let before = component.as_ref().and_then(|name| fingerprint(catalog, name));
-        Self { what, subject, component, text, before }
+        Some(Self { what, subject, component, text, before })
     }
 
     /// Writes down what was done, if it was anything.
