@@ -10,6 +10,7 @@ use crate::exit::Failure;
 mod cfg;
 mod comp;
 mod completions;
+mod cron;
 mod es;
 mod events;
 mod explain;
@@ -29,6 +30,9 @@ pub(crate) enum Command {
     /// Event sources: what makes it run
     #[command(subcommand, alias = "source", alias = "sources")]
     Es(es::Es),
+    /// Schedules: when they run, and how it went
+    #[command(subcommand)]
+    Cron(cron::Cron),
     /// Settings and secrets: what it is told
     #[command(subcommand, alias = "config")]
     Cfg(cfg::Cfg),
@@ -59,6 +63,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Failu
     match command {
         Command::Comp(command) => comp::run(command, context).await,
         Command::Es(command) => es::run(command, context).await,
+        Command::Cron(command) => cron::run(command, context).await,
         Command::Cfg(command) => cfg::run(command, context).await,
         Command::Node(command) => node::run(command, context).await,
         Command::Explain(command) => explain::run(command, context).await,

@@ -21,12 +21,14 @@ mod error;
 mod event;
 mod plan;
 mod rollout;
+mod runs;
 mod view;
 
 pub use error::{ApiError, Code};
 pub use event::{EVENTS_MAX, EventQuery, EventView};
 pub use plan::{PlanNode, PlanView};
 pub use rollout::{RevisionView, RolloutNode, RolloutView};
+pub use runs::{NEXT_MAX, NextView, RunView};
 pub use view::{
     API_VERSION, CfgView, Change, ComponentView, ConflictView, InstanceCounts, InstanceView, List, LogLine, NodeMemory,
     NodeView, Problem, PutAnswer, Removed, SourceView, Timing, VersionView,
@@ -190,6 +192,16 @@ pub trait Control: fmt::Debug + Send + Sync + 'static {
 
     /// Switches an event source on or off and keeps the rest of it.
     fn set_source_enabled(&self, name: SourceName, enabled: bool) -> BoxFuture<'_, Result<PutAnswer, ApiError>>;
+
+    /// The runs of a schedule, the newest first. Fails with [`Code::Invalid`] if the source is no schedule.
+    fn list_runs(&self, name: SourceName) -> BoxFuture<'_, Result<List<RunView>, ApiError>>;
+
+    /// The next planned times of a schedule, at most [`NEXT_MAX`]. Fails with [`Code::Invalid`] if it is none.
+    fn next_runs(&self, name: SourceName, count: usize) -> BoxFuture<'_, Result<NextView, ApiError>>;
+
+    /// Has a schedule run now, whatever its times; the node that attends to it begins it. Fails with [`Code::Invalid`] if
+    /// it is none, and with [`Code::Conflict`] if it is disabled, or was asked for too often.
+    fn ask_run(&self, name: SourceName) -> BoxFuture<'_, Result<RunView, ApiError>>;
 
     /// Creates or replaces a setting; a secret is sealed and never shown. What is a secret stays one until it is removed.
     /// Fails with [`Code::TooLarge`] above [`crate::model::cfg::VALUE_MAX`].

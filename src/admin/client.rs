@@ -18,8 +18,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::admin::api::{
-    ApiError, CfgView, Code, ComponentView, EventQuery, Expect, InstanceView, Invoke, List, LogQuery, NodeView,
-    PlanView, PutAnswer, Removed, RevisionView, RolloutView, SourceView, Timing, VersionView,
+    ApiError, CfgView, Code, ComponentView, EventQuery, Expect, InstanceView, Invoke, List, LogQuery, NextView,
+    NodeView, PlanView, PutAnswer, Removed, RevisionView, RolloutView, RunView, SourceView, Timing, VersionView,
 };
 use crate::admin::server::events::{self, STATUS, TIMING};
 use crate::model::cfg::CfgKey;
@@ -252,6 +252,31 @@ impl Client {
     pub async fn set_source_enabled(&self, name: &str, enabled: bool) -> Result<PutAnswer, ClientError> {
         let action = if enabled { "enable" } else { "disable" };
         let path = format!("{}/{action}", Kind::Source.path(name));
+        self.ask(self.request(Method::POST, &path, Bytes::new())).await
+    }
+
+    /// The runs of a schedule, the newest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn runs(&self, name: &str) -> Result<List<RunView>, ClientError> {
+        self.get(&format!("{}/runs", Kind::Source.path(name))).await
+    }
+
+    /// The next planned times of a schedule.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn next_runs(&self, name: &str, count: u32) -> Result<NextView, ClientError> {
+        self.get(&format!("{}/next?count={count}", Kind::Source.path(name))).await
+    }
+
+    /// Has a schedule run now.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn ask_run(&self, name: &str) -> Result<RunView, ClientError> {
+        let path = format!("{}/run", Kind::Source.path(name));
         self.ask(self.request(Method::POST, &path, Bytes::new())).await
     }
 

@@ -28,8 +28,8 @@ use super::runs::Claim;
 use super::scheduler::Question;
 use crate::admin::api::{
     ApiError, CfgView, Change, Code, ComponentView, ConflictView, Control, EventQuery, EventView, Expect,
-    InstanceCounts, InstanceView, Invoke, Invoked, List, LogLine, LogQuery, NodeMemory, NodeView, Problem, PutAnswer,
-    Removed, RevisionView, RolloutView, SourceView, VersionView, rfc3339,
+    InstanceCounts, InstanceView, Invoke, Invoked, List, LogLine, LogQuery, NextView, NodeMemory, NodeView, Problem,
+    PutAnswer, Removed, RevisionView, RolloutView, RunView, SourceView, VersionView, rfc3339,
 };
 use crate::crdt::Sibling;
 use crate::crdt::bulletin::{Sheet, Taken};
@@ -51,6 +51,7 @@ use crate::wire;
 mod events;
 mod logs;
 mod noted;
+mod runs;
 mod settings;
 
 pub(crate) use noted::Noted;
@@ -125,7 +126,7 @@ pub(crate) fn grant(claim: Claim) -> Bytes {
 }
 
 /// The question for what is known of runs.
-pub(crate) fn runs(source: SourceName) -> Bytes {
+pub(crate) fn what_runs(source: SourceName) -> Bytes {
     wire::encode(&Ask::Runs(source)).unwrap_or_default().into()
 }
 
@@ -238,6 +239,7 @@ impl Desk {
             conflict: conflict(&entry.others, |doc| Source::parse(&source.name, doc).ok().map(|other| other.to_doc())),
             updated_at: rfc3339(entry.updated),
             next_at: None,
+            next: Vec::new(),
             problem: None,
         }
     }
@@ -605,15 +607,17 @@ impl Control for Desk {
     fn put_source(&self, name: SourceName, doc: Value, expect: Expect) -> BoxFuture<'_, Result<PutAnswer, ApiError>> {
         Box::pin(async move {
             let expect = expectation(expect)?;
+            let notes = Source::parse(&name, &doc).map(|source| runs::notes(&source)).unwrap_or_default();
             let edited = self.edit(Edit::PutSource { name: name.clone(), doc, expect }).await?;
-            Ok(answer(name.as_str(), edited))
+            Ok(PutAnswer { notes, ..answer(name.as_str(), edited) })
         })
     }
 
     fn check_source(&self, name: SourceName, doc: Value, expect: Expect) -> BoxFuture<'_, Result<PutAnswer, ApiError>> {
         Box::pin(async move {
             let new = Source::parse(&name, &doc).map_err(|invalid| ApiError::fields("the definition", invalid))?;
-            would(name.as_str(), &new, self.catalog.read().sources.get(&name), &expect)
+            let would = would(name.as_str(), &new, self.catalog.read().sources.get(&name), &expect)?;
+            Ok(PutAnswer { notes: runs::notes(&new), ..would })
         })
     }
 
@@ -623,7 +627,9 @@ impl Control for Desk {
             let entry = definitions.sources.get(&name).ok_or_else(|| {
                 ApiError::not_found("source", name.as_str(), definitions.sources.keys().map(SourceName::as_str))
             })?;
-            Ok(self.source_view(&definitions, entry))
+            let next = runs::shown(&entry.value);
+            let next_at = next.first().cloned();
+            Ok(SourceView { next, next_at, ..self.source_view(&definitions, entry) })
         })
     }
 
@@ -647,6 +653,18 @@ impl Control for Desk {
             let edited = self.edit(Edit::EnableSource { name: name.clone(), enabled }).await?;
             Ok(answer(name.as_str(), edited))
         })
+    }
+
+    fn list_runs(&self, name: SourceName) -> BoxFuture<'_, Result<List<RunView>, ApiError>> {
+        Box::pin(async move { self.list_runs(&name) })
+    }
+
+    fn next_runs(&self, name: SourceName, count: usize) -> BoxFuture<'_, Result<NextView, ApiError>> {
+        Box::pin(async move { self.next_runs(&name, count) })
+    }
+
+    fn ask_run(&self, name: SourceName) -> BoxFuture<'_, Result<RunView, ApiError>> {
+        Box::pin(self.ask_run(name))
     }
 
     fn put_setting(

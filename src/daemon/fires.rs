@@ -82,7 +82,7 @@ impl Office {
     }
 
     async fn catch_up(&self, source: &SourceName) {
-        let question = control::runs(source.clone());
+        let question = control::what_runs(source.clone());
         let asked = self.reachable().into_iter().map(|peer| {
             let question = question.clone();
             async move { self.cluster.transport.call(peer.node, peer.address, question, ASK).await.ok() }

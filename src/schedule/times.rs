@@ -11,6 +11,9 @@ use crate::model::schedule::{self, Fields, Plan};
 use crate::model::source::{Cron, Gap, Repeat};
 use crate::time::Wall;
 
+/// The version of the zone data that is compiled in.
+pub const ZONE_DATA: &str = chrono_tz::IANA_TZDB_VERSION;
+
 /// Longer than clocks were ever put forward or back at once (a day, where the date line moved), in seconds.
 const JUMP: i64 = 25 * 3600;
 
@@ -89,6 +92,17 @@ impl Times {
                 let seconds = clockwork.after(i64::try_from(moment.0 / 1_000).ok()?)?;
                 u64::try_from(seconds).ok()?.checked_mul(1_000).map(Wall)
             }
+        }
+    }
+
+    /// A moment as people of the zone write it: RFC 3339 with its offset.
+    pub fn local(&self, moment: Wall) -> String {
+        let utc = i64::try_from(moment.0).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
+        match (&self.0, utc) {
+            (Kind::Fields(clockwork), Some(utc)) if clockwork.zone != Tz::UTC => {
+                utc.with_timezone(&clockwork.zone).to_rfc3339()
+            }
+            _ => schedule::rfc3339(moment),
         }
     }
 

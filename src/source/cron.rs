@@ -30,6 +30,10 @@ use crate::time::Wall;
 /// The longest time without a look at the clock: a clock that is put forward is noticed that much later.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// How long before its time a run is decided and made durable, so that its request is sent in time: a write to disk takes
+/// some milliseconds, the votes of others a round trip and a write more.
+const EARLY: Duration = Duration::from_millis(100);
+
 /// Before what could not be made durable is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -178,6 +182,7 @@ impl Schedules {
                 }
             };
             let now = self.records.now();
+            let now = later(now, EARLY);
             let pause = next.map_or(LOOK, |next| Duration::from_millis(next.0.saturating_sub(now.0)).min(LOOK));
             tokio::select! {
                 biased;
@@ -234,7 +239,7 @@ impl Schedules {
         let records = Arc::clone(&self.records);
         let mine = self.running.borrow().get(name).cloned().unwrap_or_default();
         let me = records.me();
-        let (now, rules) = (records.now(), rules.clone());
+        let (now, rules) = (later(records.now(), EARLY), rules.clone());
         let act = move |ledger: &mut Ledger| {
             let is_gone = |holder| records.is_gone(holder);
             rules.turn(ledger, now, &Known { me, mine: &mine, is_gone: &is_gone })
@@ -288,6 +293,9 @@ impl Schedules {
     async fn carry_out(self: Arc<Self>, source: Arc<Source>, rules: Runs, run: Run) {
         let name = &source.name;
         let Trigger::Cron(cron) = &source.trigger else { return };
+        // Not longer than it was decided ahead, whatever the clock does meanwhile.
+        let early = run.due.0.saturating_sub(self.records.now().0);
+        tokio::time::sleep(Duration::from_millis(early).min(EARLY)).await;
         let outcome = tokio::select! {
             outcome = self.send(&source, cron, &run) => Some(outcome),
             () = self.given_up(name, &run) => None,

@@ -4,9 +4,12 @@
 //!
 //! Paths: `/` instance id, port and request head · `/env` environment · `/sleep?ms=` · `/echo` body as it came ·
 //! `/exit?code=` · `/alloc?mb=` · `/status/<code>` · `/spawn-child` a sleeping child in a process group of its
-//! own, answers its pid · `/events?ms=` two server-sent events with that pause between · `/cwd` · `/read?path=` a file · `/log?lines=&text=` to both streams · `/count` requests so far.
-//! Environment: `FORWARD=<address>` (takes connections for it and does nothing else), `START_DELAY_MS`, `EXIT_AT_ONCE=<code>`, `NEVER_LISTEN`, `IGNORE_TERM` (runs under a shell that
-//! ignores it), `WITNESS=<file>` to which it adds its id every 10 ms while it lives, `BIND` (default 127.0.0.1; 0.0.0.0 in a container).
+//! own, answers its pid · `/events?ms=` two server-sent events with that pause between · `/record?path=` appends when it
+//! came (milliseconds since 1970) and the head's lines, tabs between, to a file, then waits `ms=` · `/cwd` ·
+//! `/read?path=` a file · `/log?lines=&text=` to both streams · `/count` requests so far.
+//! Environment: `FORWARD=<address>` (takes connections for it and does nothing else), `START_DELAY_MS`,
+//! `EXIT_AT_ONCE=<code>`, `NEVER_LISTEN`, `IGNORE_TERM` (runs under a shell that ignores it), `WITNESS=<file>` to which it
+//! adds its id every 10 ms while it lives, `BIND` (default 127.0.0.1; 0.0.0.0 in a container).
 
 #![allow(
     clippy::unwrap_used,
@@ -191,6 +194,15 @@ fn answer(request: &Request, reader: &mut impl BufRead, writer: &mut impl Write)
                 status = 404;
                 error.to_string()
             })
+        }
+        "/record" => {
+            let path = request.query.get("path").map_or("", String::as_str);
+            let came = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let line = format!("{}\t{}\n", came.as_millis(), request.text.trim_end().replace("\r\n", "\t"));
+            // One write, so that lines of several instances do not mix.
+            std::fs::OpenOptions::new().append(true).create(true).open(path)?.write_all(line.as_bytes())?;
+            std::thread::sleep(Duration::from_millis(request.number("ms", 0)));
+            "recorded\n".to_owned()
         }
         "/count" => REQUESTS.load(Ordering::Relaxed).to_string(),
         "/sleep" => {

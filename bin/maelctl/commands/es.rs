@@ -11,7 +11,7 @@ mod ls;
 mod put;
 mod rm;
 mod show;
-mod switch;
+pub(super) mod switch;
 
 #[derive(Debug, Subcommand)]
 #[command(

@@ -199,6 +199,9 @@ pub struct SourceView {
     /// RFC 3339: the next planned fire of a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_at: Option<String>,
+    /// RFC 3339, with the zone's offset: the next five planned times of a schedule.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub next: Vec<String>,
     /// Why it does not work at this moment, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,

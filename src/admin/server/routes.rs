@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::api::{
-    ApiError, BODY_MAX, Change, Code, Control, EVENTS_MAX, EventQuery, Expect, LogQuery, PutAnswer, TAIL_MAX,
+    ApiError, BODY_MAX, Change, Code, Control, EVENTS_MAX, EventQuery, Expect, LogQuery, NEXT_MAX, PutAnswer, TAIL_MAX,
 };
 use crate::admin::server::body::{self, Body};
 use crate::admin::server::query::{self, Query};
@@ -27,6 +27,9 @@ const OPENAPI: &str = include_str!("openapi.json");
 /// Lines of a log if the request does not say: what fits on a large terminal.
 const TAIL: u64 = 100;
 
+/// Planned times of a schedule if the request does not say.
+const NEXT: usize = 5;
+
 /// What stands at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -40,6 +43,9 @@ enum Place {
     Source,
     Enable,
     Disable,
+    Runs,
+    Next,
+    AskRun,
     Settings,
     Setting,
     Nodes,
@@ -66,6 +72,9 @@ const TABLE: &[(&str, Place, &[Method])] = &[
     ("/v1/sources/{name}", Place::Source, &[Method::GET, Method::PUT, Method::DELETE]),
     ("/v1/sources/{name}/enable", Place::Enable, &[Method::POST]),
     ("/v1/sources/{name}/disable", Place::Disable, &[Method::POST]),
+    ("/v1/sources/{name}/runs", Place::Runs, &[Method::GET]),
+    ("/v1/sources/{name}/next", Place::Next, &[Method::GET]),
+    ("/v1/sources/{name}/run", Place::AskRun, &[Method::POST]),
     ("/v1/cfg", Place::Settings, &[Method::GET]),
     ("/v1/cfg/{name}", Place::Setting, &[Method::GET, Method::PUT, Method::DELETE]),
     ("/v1/nodes", Place::Nodes, &[Method::GET]),
@@ -190,6 +199,19 @@ impl Asked<'_> {
             Place::Enable | Place::Disable => {
                 self.query(&[])?;
                 Ok(put(&control.set_source_enabled(self.name()?, place == Place::Enable).await?))
+            }
+            Place::Runs => {
+                self.query(&[])?;
+                Ok(body::json(ok, &control.list_runs(self.name()?).await?))
+            }
+            Place::Next => {
+                let count = self.query(&["count"])?.number("count", NEXT_MAX as u64)?;
+                let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(NEXT);
+                Ok(body::json(ok, &control.next_runs(self.name()?, count).await?))
+            }
+            Place::AskRun => {
+                self.query(&[])?;
+                Ok(body::json(ok, &control.ask_run(self.name()?).await?))
             }
             Place::Settings => {
                 self.query(&[])?;

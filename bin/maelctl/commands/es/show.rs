@@ -30,7 +30,8 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         .fact("updated", format!("{} ago", context.ago(&source.updated_at)))
         .fact("state", ls::state(&source));
     if let Some(at) = &source.next_at {
-        sheet.fact("next", format!("{at} (in {})", context.until(at)));
+        let more = source.next.iter().skip(1).map(|at| format!("\n{at}")).collect::<String>();
+        sheet.fact("next", format!("{at} (in {}){more}", context.until(at)));
     }
     if let Some(problem) = &source.problem {
         sheet.fact("problem", problem);
