@@ -46,7 +46,7 @@ fn write(name: &SourceName, ledger: Option<&Ledger>) -> Result<Write, EditError>
 /// made up for.
 pub(crate) fn begun(definitions: &Definitions, new: &Source, now: Wall) -> Result<Option<Write>, EditError> {
     let Trigger::Cron(cron) = &new.trigger else {
-        return Ok(removed(definitions, &new.name)?);
+        return removed(definitions, &new.name);
     };
     let times = |cron: &Cron| (cron.expression.clone(), cron.timezone.clone(), cron.gap, cron.repeat, cron.jitter);
     let is_as_before = definitions.sources.get(&new.name).is_some_and(|old| match &old.value.trigger {
