@@ -36,6 +36,9 @@ const GOODBYE: Duration = Duration::from_millis(500);
 /// How often the certificate is made anew: it is valid for thirty days.
 const RENEW: Duration = Duration::from_secs(24 * 3600);
 
+/// Clocks that differ by more milliseconds are worth a warning: with NTP they differ by tens at most.
+const OFFSET_MAX: u64 = 500;
+
 /// The note of the store that holds the peers to look for after a restart.
 pub(crate) const PEERS: &str = "peers";
 
@@ -188,6 +191,12 @@ impl Task {
             Incoming::PushFailed { node } => self.registrar.unreachable(node).await,
             Incoming::Connected { peer } => {
                 tracing::debug!(node = %peer.hello.node, address = %peer.hello.address, "connected");
+                if peer.clock_offset_ms.unsigned_abs() > OFFSET_MAX {
+                    tracing::warn!(
+                        node = %peer.hello.name, offset_ms = peer.clock_offset_ms,
+                        "its clock and ours differ: schedules are fired by the clock of whoever fires them"
+                    );
+                }
                 let identity =
                     Peer { node: peer.hello.node, address: peer.hello.address, start: peer.hello.start, life: 0 };
                 let known = self.membership.members().any(|member| {

@@ -117,3 +117,28 @@ pub(crate) fn forget(store: &mut Store, source: &SourceName) -> Result<(), Store
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_planned_time_is_granted_once_in_all_lives_of_a_node() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let claim = |planned: u64, is_manual: bool| Claim {
+            source: "s".parse().expect("a name"),
+            is_manual,
+            planned: Wall(planned),
+        };
+        let (mut store, _) = Store::open(dir.path(), 1).expect("a store");
+        assert!(grant(&mut store, &claim(5, false)).expect("durable"));
+        assert!(grant(&mut store, &claim(5, true)).expect("durable"), "a run by hand is another one");
+        drop(store);
+        let (mut store, _) = Store::open(dir.path(), 2).expect("a store");
+        for (planned, granted) in [(5, false), (4, false), (6, true), (6, false), (5, false)] {
+            assert_eq!(grant(&mut store, &claim(planned, false)).expect("durable"), granted, "{planned}");
+        }
+        forget(&mut store, &claim(0, false).source).expect("durable");
+        assert!(grant(&mut store, &claim(1, false)).expect("durable"));
+    }
+}

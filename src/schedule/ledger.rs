@@ -24,6 +24,9 @@ const OUTPUT_TOTAL: usize = 8 * 1024;
 /// Bytes that are kept of one run's output.
 pub const OUTPUT_MAX: usize = 1024;
 
+/// Characters that are kept of why a run did not go well: some lines of a terminal.
+const PROBLEM_MAX: usize = 400;
+
 /// The longest row in bytes; a register holds eight of them and 64 KiB are the most for one.
 const BYTES_MAX: usize = 48 * 1024;
 
@@ -175,7 +178,8 @@ pub struct Outcome {
 impl Outcome {
     /// One with a status and the reason for it.
     pub fn because(status: Status, problem: impl Into<String>) -> Self {
-        Self { status, http: None, instance: None, problem: Some(problem.into()), output: None }
+        let problem = problem.into().chars().take(PROBLEM_MAX).collect();
+        Self { status, http: None, instance: None, problem: Some(problem), output: None }
     }
 }
 
@@ -250,7 +254,7 @@ impl Ledger {
         Some(Self::merge([read]))
     }
 
-    /// As a row. Output, and then the oldest ended runs, are left out until it is short enough.
+    /// As a row. The oldest ended runs are left out until it is short enough.
     pub fn encode(&self) -> Vec<u8> {
         let mut kept = self.clone();
         loop {

@@ -263,7 +263,7 @@ impl Schedules {
         if let Some(took) = ahead.measured.send_replace(None).filter(|took| *took > READY) {
             ahead.lead = (took * 2 + LEAD_MIN).min(LEAD_MAX);
         }
-        let (ledger, now) = (self.records.read(&source.name)?, self.records.now());
+        let (ledger, now) = (self.records.read(&source.name)?, later(self.records.now(), EARLY));
         let next = rules.next_fire(&ledger, now)?;
         if ahead.done == Some(next) || later(ahead.fired, WARM) > next {
             return None;
