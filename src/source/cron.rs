@@ -290,12 +290,13 @@ impl Schedules {
     }
 
     /// Sends the request of a run and notes how it ended.
-    async fn carry_out(self: Arc<Self>, source: Arc<Source>, rules: Runs, run: Run) {
+    async fn carry_out(self: Arc<Self>, source: Arc<Source>, rules: Runs, mut run: Run) {
         let name = &source.name;
         let Trigger::Cron(cron) = &source.trigger else { return };
         // Not longer than it was decided ahead, whatever the clock does meanwhile.
         let early = run.due.0.saturating_sub(self.records.now().0);
         tokio::time::sleep(Duration::from_millis(early).min(EARLY)).await;
+        run.held = Some((self.records.me(), self.records.now()));
         let outcome = tokio::select! {
             outcome = self.send(&source, cron, &run) => Some(outcome),
             () = self.given_up(name, &run) => None,

@@ -46,14 +46,14 @@ pub(crate) struct Next {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(before_help = "Examples:\n  maelctl cron history nightly\n  maelctl cron history nightly -o json\n")]
+#[command(before_help = "Examples:\n  maelctl cron history nightly\n  maelctl cron history nightly --show-output\n")]
 pub(crate) struct History {
     /// Which schedule
     #[arg(value_parser = cli::name, add = names::sources())]
     name: String,
     /// With the end of what the component answered
     #[arg(long)]
-    output: bool,
+    show_output: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -121,10 +121,11 @@ async fn history(args: &History, context: &Context) -> Result<(), Failure> {
         ]);
     }
     context.list(&list, &table, |run| &run.run, "no runs")?;
-    if args.output && matches!(context.format, Format::Table | Format::Wide) {
+    if args.show_output && matches!(context.format, Format::Table | Format::Wide) {
         for run in &list.items {
             let Some(output) = &run.output else { continue };
-            context.data(format!("\n{} attempt {}:\n{}\n", run.run, run.attempt, sanitized(output)).as_bytes())?;
+            let lines: String = output.lines().map(|line| format!("{}\n", sanitized(line))).collect();
+            context.data(format!("\n{} attempt {}:\n{lines}", run.run, run.attempt).as_bytes())?;
         }
     }
     Ok(())
