@@ -232,6 +232,10 @@ impl Runs {
                         ledger.end(&run, now, Outcome::because(Status::Skipped, problem));
                         continue;
                     }
+                    Overlap::Replace if others.iter().any(|other| other.id().planned > id.planned) => {
+                        ledger.end(&run, now, Outcome::because(Status::Replaced, "a later run took its place"));
+                        continue;
+                    }
                     Overlap::Replace => {
                         for other in &others {
                             fire.retain(|run: &Run| run.id() != other.id());

@@ -151,6 +151,12 @@ fn overlap_is_decided_on_what_all_nodes_run() {
     assert_eq!((replace.turn(60), replace.turn(120)), (vec![60], vec![120]));
     assert_eq!(replace.ended(), [(60, 1, Status::Replaced)]);
 
+    let mut again = World::new(json!({"overlap": "replace", "retries": 3}));
+    assert_eq!(again.turn(60), [60]);
+    again.now += 59_500;
+    again.end(60, Status::Failed);
+    assert_eq!((again.turn(120), again.turn(121)), (vec![120], vec![]), "what is tried again replaces nothing later");
+
     let mut queue = World::new(json!({"overlap": "queue"}));
     assert_eq!((queue.turn(60), queue.turn(120), queue.turn(180)), (vec![60], vec![], vec![]));
     assert_eq!(queue.ended(), [(180, 1, Status::Skipped)]);

@@ -122,26 +122,54 @@ fn reference(zone: Tz, at: &[(u32, u32)], gap: &str, overlap: &str) -> Vec<i64> 
     all
 }
 
+/// The days on which clocks are not what they were the day before, as seconds of their beginnings in UTC.
+fn days_of_change(zone: Tz) -> Vec<i64> {
+    let noon = |day: i64| {
+        let utc = DateTime::from_timestamp(day * 86_400 + 43_200, 0).expect("a time").naive_utc();
+        zone.from_utc_datetime(&utc).naive_local() - utc
+    };
+    let from = (wall("2007-01-05T00:00:00Z").0 / 86_400_000).cast_signed();
+    let until = (wall("2037-12-25T00:00:00Z").0 / 86_400_000).cast_signed();
+    (from..until).filter(|day| noon(*day) != noon(day - 1)).map(|day| day * 86_400).collect()
+}
+
 #[test]
 fn fixed_times_follow_each_rule_in_each_zone_from_2007_to_2037() {
     for (name, hours) in ZONES {
         let schedule = format!("15,45 {},{} * * *", hours[0], hours[1]);
         let at: Vec<(u32, u32)> = hours.into_iter().flat_map(|hour| [(hour, 15), (hour, 45)]).collect();
         let zone: Tz = name.parse().expect("a zone");
+        let changes = days_of_change(zone);
+        assert!(changes.len() >= 24, "{name}: {} changes", changes.len());
         let mut seen = std::collections::BTreeSet::new();
         let first = [("skip", "first"), ("run-at-transition", "first")];
         for (gap, overlap) in first.into_iter().chain([("run-at-transition", "second"), ("skip", "both")]) {
             let expected = reference(zone, &at, gap, overlap);
             let doc = json!({"schedule": schedule, "timezone": name, "dst_gap": gap, "dst_overlap": overlap});
             let times = times(doc);
-            let found = times.following(wall("2006-12-31T23:59:59Z")).map(|at| (at.0 / 1000).cast_signed());
-            let found: Vec<i64> = found.take(expected.len()).collect();
-            if let Some(place) = (0..expected.len()).find(|place| found.get(*place) != expected.get(*place)) {
-                panic!("{name} {gap} {overlap}: {:?} and not {}", found.get(place), expected[place]);
+            for day in &changes {
+                let span = day - 3 * 86_400..day + 3 * 86_400;
+                let expected: Vec<i64> = expected.iter().copied().filter(|second| span.contains(second)).collect();
+                let after = Wall(u64::try_from(span.start * 1000 - 1).expect("after 1970"));
+                let found = times.following(after).map(|at| (at.0 / 1000).cast_signed());
+                let found: Vec<i64> = found.take_while(|second| span.contains(second)).collect();
+                assert_eq!(found, expected, "{name} {gap} {overlap} around {}", schedule::rfc3339(after));
             }
             seen.insert(expected);
         }
         assert_eq!(seen.len(), 4, "{name}: each rule makes a difference");
+    }
+}
+
+#[test]
+fn a_time_of_each_day_comes_on_each_day_from_2007_to_2037() {
+    for (name, hours) in ZONES {
+        let zone: Tz = name.parse().expect("a zone");
+        let expected = reference(zone, &[(hours[1], 15)], "run-at-transition", "first");
+        let times = times(json!({"schedule": format!("15 {} * * *", hours[1]), "timezone": name}));
+        let found = times.following(wall("2006-12-31T23:59:59Z")).map(|at| (at.0 / 1000).cast_signed());
+        assert_eq!(found.take(expected.len()).collect::<Vec<_>>(), expected, "{name}");
+        assert!(expected.len() >= 31 * 365, "{name}: {} days", expected.len());
     }
 }
 
