@@ -24,6 +24,10 @@ const CALM: u64 = 90_000;
 const END: u64 = 150_000;
 /// After this much silence a node is held for gone: what the daemon needs for a machine that vanishes.
 const DETECT: u64 = 2_000;
+/// So long after it is heard again a node is known to be there.
+const MEET: u64 = 500;
+/// A request goes out within so many looks of its decision: the component may have to be started.
+const SETS_OUT: u64 = 10;
 /// Between two times at which a node says again what seats it holds.
 const SAY_AGAIN: u64 = 500;
 /// Between two comparisons of the registry with another node.
@@ -136,6 +140,7 @@ struct Machine {
     offset: i64,
     side: u8,
     last_heard: Vec<u64>,
+    heard_since: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -205,6 +210,7 @@ impl World {
             offset: 0,
             side: 0,
             last_heard: vec![0; count],
+            heard_since: vec![0; count],
         });
         Self {
             now: 0,
@@ -350,12 +356,22 @@ impl World {
 
     fn see_others(&mut self, at: usize) {
         for other in 0..self.machines.len() {
-            if other == at || self.reach(at, other) {
+            let machine = &self.machines[at];
+            if other == at {
+                self.machines[at].last_heard[other] = self.now;
+            } else if self.reach(at, other) {
+                if self.now - machine.last_heard[other] >= DETECT {
+                    self.machines[at].heard_since[other] = self.now;
+                }
                 self.machines[at].last_heard[other] = self.now;
             }
         }
         let alive: BTreeMap<NodeId, u64> = (0..self.machines.len())
-            .filter(|other| self.now - self.machines[at].last_heard[*other] < DETECT)
+            .filter(|other| {
+                let machine = &self.machines[at];
+                let is_known = *other == at || self.now - machine.heard_since[*other] >= MEET;
+                is_known && self.now - machine.last_heard[*other] < DETECT
+            })
             .map(|other| (node(other), self.machines[other].disk.life))
             .collect();
         let now = self.mono();
@@ -446,7 +462,7 @@ impl World {
                 ask.iter_mut().for_each(|(due, _)| *due += TICK * (1 + self.rng.below(DELAY)));
                 Phase::Claims { ask, granted: 0 }
             } else {
-                Phase::Sends(now + TICK * (1 + self.rng.below(2)))
+                Phase::Sends(now + TICK * (1 + self.rng.below(SETS_OUT)))
             };
             if let Some(process) = &mut self.machines[at].process {
                 process.flights.insert(run.key(), (run, phase));
@@ -500,7 +516,7 @@ impl World {
             }
         }
         if granted >= majority(self.machines.len()) {
-            return Some(Phase::Sends(self.now + TICK * (1 + self.rng.below(2))));
+            return Some(Phase::Sends(self.now + TICK * (1 + self.rng.below(SETS_OUT))));
         }
         if ask.is_empty() {
             self.seen.skipped_for_votes += 1;
@@ -548,7 +564,7 @@ impl World {
         if self.together > DETECT + 4 * spread {
             return Err(format!("{holders:?} hold the seat at {} ms and see each other", self.now));
         }
-        let settled = CALM + DETECT + LINGER + millis(LISTEN) + spread;
+        let settled = CALM + DETECT + MEET + LINGER + millis(LISTEN) + spread;
         if self.now > settled && self.now < settled + millis(HANDOVER) && holders.len() != 1 {
             return Err(format!("{holders:?} hold the seat at {} ms, long after all faults", self.now));
         }
