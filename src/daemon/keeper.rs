@@ -197,6 +197,8 @@ impl Work {
             () = self.abandoned.cancelled() => {
                 // A runtime whose caller goes away begins nothing more, and clears away what it has begun.
                 starting.abort();
+                // What is in the middle of a step goes on to its end, and is there to be stopped only then.
+                let _ = (&mut starting).await;
                 return self.clear().await;
             }
             started = &mut starting => started,
