@@ -195,9 +195,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         // All at once; each is waited for when it is dropped.
-        for node in &self.nodes {
-            let _ = std::process::Command::new("kill").args(["-TERM", &node.pid().to_string()]).status();
-        }
+        self.nodes.iter().for_each(Daemon::ask_to_stop);
     }
 }
 

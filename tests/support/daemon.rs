@@ -72,6 +72,8 @@ impl From<Ports> for Site {
 /// A `maelstromd serve` of the build beside the test; stopped when dropped.
 pub struct Daemon {
     child: Child,
+    /// It was asked to stop; a second signal would end it at once, and leave its instances behind.
+    asked: std::sync::atomic::AtomicBool,
     pub ports: Ports,
     /// Where other nodes reach it.
     pub peer: SocketAddr,
@@ -105,7 +107,7 @@ impl Daemon {
         let Site { ports, host, .. } = site;
         let api = (Ipv4Addr::LOCALHOST, ports.api).into();
         let (http, peer) = ((host, ports.http).into(), (host, ports.peer).into());
-        Self { child, ports, peer, http, api, dir, site }
+        Self { child, asked: false.into(), ports, peer, http, api, dir, site }
     }
 
     pub fn answers(&self) -> bool {
@@ -196,6 +198,13 @@ impl Daemon {
         panic!("it did not end within {PATIENCE:?}");
     }
 
+    /// Asks it to stop, once, and does not wait.
+    pub fn ask_to_stop(&self) {
+        if !self.asked.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -257,9 +266,8 @@ impl Drop for Daemon {
             }
             return;
         }
-        let pid = self.child.id().to_string();
         // Gracefully, so that no instance is left behind.
-        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        self.ask_to_stop();
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(20) {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
