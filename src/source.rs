@@ -9,6 +9,7 @@ pub mod cron;
 pub mod http;
 pub mod once;
 pub mod respond;
+pub mod sqs;
 mod stream;
 
 pub use http::{HEALTH, HttpSource, Options};
