@@ -5,6 +5,7 @@
 //! facts; nothing calls upward. Cores decide without IO; the shell (feature `daemon`) acts.
 
 pub mod activation;
+pub mod consumer;
 pub mod crdt;
 pub mod failure;
 pub mod gossip;
