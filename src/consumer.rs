@@ -318,7 +318,7 @@ impl Consumer {
             stop |= self.options.fifo && matches!(state, State::Back(_));
             match state {
                 State::Waiting => back.push(key),
-                state => self.settle(now, key, state),
+                other => self.settle(now, key, other),
             }
         }
         for key in back.into_iter().rev() {
@@ -411,7 +411,7 @@ impl Consumer {
 
     /// Messages that are waiting or at the component, and those that a receive may bring.
     pub fn used(&self) -> Use {
-        Use { held: self.active(), asked: self.polls.asked(), is_busy: self.polls.was_full }
+        Use { held: self.active(), asked: self.polls.asked(), is_busy: self.polls.was_full, last: self.polls.last }
     }
 
     /// Messages that are held: not deleted and not put back.
@@ -706,7 +706,7 @@ impl Consumer {
         while self.can_receive() && self.paused.is_none() {
             let Some(poll) = self.polls.next(now, self.free(), self.limit) else { return };
             let call = self.number();
-            let (max, wait, attempt) = self.polls.begin(call, poll);
+            let (max, wait, attempt) = self.polls.begin(now, call, poll);
             self.counters.calls += 1;
             self.effects.push_back(Effect::Receive { call, max, wait, attempt });
         }

@@ -63,6 +63,8 @@ use crate::source::attend::Attendant;
 use crate::source::courier::{Components, Courier};
 use crate::source::cron::Schedules;
 use crate::source::once::Later;
+use crate::source::sqs::SqsSource;
+use crate::source::sqs::status::Book;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 use crate::time::Wall;
@@ -384,9 +386,18 @@ impl Daemon {
             core: Arc::clone(&core),
             courier: courier.clone(),
         });
+        let queues = Arc::<Book>::default();
+        let sqs = SqsSource::new(
+            courier.clone(),
+            Clock::wall,
+            Arc::clone(&queues),
+            stop_serving.clone(),
+            config.drain_timeout,
+        );
         let attendants: Vec<Arc<dyn Attendant>> = vec![
             Arc::new(Later::new(courier.clone(), Clock::wall)),
             Arc::new(Schedules::new(courier.clone(), records)),
+            Arc::new(sqs),
         ];
         let (seats, seats_leaving) = seats::Task::new(
             Arc::clone(&board),

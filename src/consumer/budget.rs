@@ -3,6 +3,7 @@
 //! Knows nothing of queues but what they use.
 
 use super::CALL_MAX;
+use crate::time::Mono;
 
 /// What one queue has of the slots.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -13,30 +14,34 @@ pub struct Use {
     pub asked: usize,
     /// Whether its last receive brought all that was asked for.
     pub is_busy: bool,
+    /// When it was asked last.
+    pub last: Mono,
 }
 
 /// How many slots each queue may have, the most important queue first. A busy queue takes all that is free, and those
-/// behind it get none; the others share what is free, one receive's worth each at most, so that each is asked while
-/// nothing is busy. Together they never get more than `total`, except what they already have.
+/// behind it get none. The others share what is free, one receive's worth each at most; if it is not enough for each,
+/// who was asked longest ago goes first. Together they never get more than `total`, except what they already have.
 pub fn divide(total: usize, queues: &[Use]) -> Vec<usize> {
     let used: usize = queues.iter().map(|queue| queue.held + queue.asked).sum();
     let mut free = total.saturating_sub(used);
-    let mut limits = Vec::with_capacity(queues.len());
-    let mut is_closed = false;
-    for (index, queue) in queues.iter().enumerate() {
-        let behind = queues.len() - index - 1;
-        let more = match queue {
-            _ if is_closed => 0,
-            Use { is_busy: true, .. } => free,
-            // The last has nobody to share with.
-            _ if behind == 0 => free,
-            // It is being asked.
-            Use { asked: 1.., .. } => 0,
-            Use { .. } => free.div_ceil(behind + 1).min(CALL_MAX),
-        };
-        is_closed |= queue.is_busy;
+    let mut limits: Vec<usize> = queues.iter().map(|queue| queue.held + queue.asked).collect();
+    let busy = queues.iter().position(|queue| queue.is_busy);
+    let before = &queues[..busy.unwrap_or(queues.len())];
+    let mut idle: Vec<(Mono, usize)> = before
+        .iter()
+        .enumerate()
+        .filter(|(_, queue)| queue.asked == 0)
+        .map(|(index, queue)| (queue.last, index))
+        .collect();
+    idle.sort_unstable();
+    for (rank, (_, index)) in idle.iter().enumerate() {
+        let sharers = idle.len() - rank + usize::from(busy.is_some());
+        let more = if sharers == 1 && queues.len() == 1 { free } else { free.div_ceil(sharers).min(CALL_MAX) };
         free -= more;
-        limits.push(queue.held + queue.asked + more);
+        limits[*index] += more;
+    }
+    if let Some(busy) = busy {
+        limits[busy] += free;
     }
     limits
 }
@@ -46,12 +51,12 @@ mod tests {
     use super::*;
 
     fn queue(held: usize, asked: usize, is_busy: bool) -> Use {
-        Use { held, asked, is_busy }
+        Use { held, asked, is_busy, last: Mono(0) }
     }
 
     #[test]
     fn one_queue_gets_everything() {
-        assert_eq!(divide(7, &[queue(0, 0, false)]), [7]);
+        assert_eq!(divide(70, &[queue(0, 0, false)]), [70]);
         assert_eq!(divide(7, &[queue(3, 2, true)]), [7]);
         assert_eq!(divide(2, &[queue(3, 2, true)]), [5], "what it has it keeps");
     }
@@ -66,7 +71,20 @@ mod tests {
     fn idle_queues_are_all_asked_as_long_as_there_is_a_slot_for_each() {
         assert_eq!(divide(3, &[Use::default(); 3]), [1, 1, 1]);
         assert_eq!(divide(2, &[Use::default(); 3]), [1, 1, 0], "the first first");
-        assert_eq!(divide(100, &[Use::default(); 3]), [10, 10, 80]);
+        assert_eq!(divide(100, &[Use::default(); 3]), [10, 10, 10]);
+    }
+
+    #[test]
+    fn with_too_few_slots_who_was_asked_longest_ago_goes_first() {
+        let mut queues = [Use::default(); 3];
+        let mut asked = Vec::new();
+        for turn in 1..=6 {
+            let limits = divide(1, &queues);
+            let next = limits.iter().position(|limit| *limit == 1).expect("one is asked");
+            queues[next].last = Mono(turn);
+            asked.push(next);
+        }
+        assert_eq!(asked, [0, 1, 2, 0, 1, 2]);
     }
 
     #[test]

@@ -32,10 +32,6 @@ impl Lines {
         self.waiting
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting == 0
-    }
-
     /// The first of the one line.
     pub(super) fn first(&self) -> Option<u64> {
         self.line.front().copied()
@@ -185,7 +181,7 @@ mod tests {
         assert!(lines.next(1, |_| false).is_empty());
         lines.ended(Some(&Arc::from("a")));
         assert_eq!(lines.next(1, |_| false), [2]);
-        assert!(lines.is_empty());
+        assert_eq!(lines.len(), 0);
         lines.push(5, Some(&Arc::from("b")));
         assert!(lines.next(1, |_| false).is_empty(), "one of its group is under way, though nothing waited behind it");
         lines.remove(5, Some(&Arc::from("b")));

@@ -63,6 +63,8 @@ pub(super) struct Polls {
     wanted: usize,
     /// Whether the last receive brought all that was asked for.
     pub(super) was_full: bool,
+    /// When the last one went.
+    pub(super) last: Mono,
     lingers: Option<Mono>,
     fails: u32,
     not_before: Option<Mono>,
@@ -81,6 +83,7 @@ impl Polls {
             lost: Vec::new(),
             wanted: 1,
             was_full: false,
+            last: Mono::default(),
             lingers: None,
             fails: 0,
             not_before: None,
@@ -136,7 +139,8 @@ impl Polls {
     }
 
     /// It goes, as this call. Gives its size, its wait, and the name by which it may be repeated.
-    pub(super) fn begin(&mut self, call: u64, poll: Poll) -> (usize, Duration, u64) {
+    pub(super) fn begin(&mut self, now: Mono, call: u64, poll: Poll) -> (usize, Duration, u64) {
+        self.last = now;
         let attempt = poll.again.map_or(call, |(attempt, _)| attempt);
         self.flying.insert(call, Poll { again: Some((attempt, poll.again.map_or(0, |(_, tries)| tries))), ..poll });
         (poll.max, poll.wait, attempt)

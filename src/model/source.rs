@@ -21,7 +21,7 @@ mod tests;
 pub use cron::{Cron, Delivery, Gap, Missed, Overlap, Repeat};
 pub use http::Http;
 pub use once::Once;
-pub use sqs::Sqs;
+pub use sqs::{Refused, Sqs};
 
 /// A validated event source definition.
 #[derive(Debug, Clone, PartialEq, Eq)]

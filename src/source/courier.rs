@@ -18,6 +18,7 @@ use crate::model::Component;
 use crate::proxy::{Body, Forwarder, Payload, Timing};
 use crate::router::Target;
 use crate::slots::Gate;
+use crate::time::Mono;
 
 /// Where components are looked up; the daemon's catalog.
 pub trait Components: fmt::Debug + Send + Sync + 'static {
@@ -107,6 +108,16 @@ impl Courier {
     pub fn way(&self, name: &ComponentName) -> Way {
         let has_room = self.components.live(name).is_some_and(|(_, gate)| Lease::try_get(&self.core, &gate).is_some());
         if has_room { Way::Here } else { self.core.way(name, &[], false) }
+    }
+
+    /// The monotonic clock.
+    pub fn now(&self) -> Mono {
+        self.core.now()
+    }
+
+    /// Random bits.
+    pub fn random(&self) -> u64 {
+        self.core.random()
     }
 
     /// Delivers an event and reads the whole answer, of whose body the first `keep` bytes are kept. The instance is in

@@ -54,6 +54,22 @@ pub const CONCURRENCY_MAX: u32 = 120_000;
 pub const BATCH: u32 = 1;
 /// Most messages per request: what one receive call of SQS brings.
 pub const BATCH_MAX: u32 = 10;
+/// How long a request waits for more messages: not at all, as a request with one message never does.
+pub const WINDOW: Duration = Duration::ZERO;
+/// Longest wait for more messages: that of Lambda.
+pub const WINDOW_MAX: Duration = Duration::from_secs(300);
+/// How long messages are hidden: a node that dies delays them by this. Shorter would cost more extensions than a second
+/// saved is worth.
+pub const VISIBILITY: Duration = Duration::from_secs(30);
+/// Shortest: an extension, its deadline and a second try fit into it.
+pub const VISIBILITY_MIN: Duration = Duration::from_secs(10);
+/// Longest: the bound of SQS.
+pub const VISIBILITY_MAX: Duration = Duration::from_secs(12 * 3600);
+/// The wait after the first failure: what failed for a moment works again, and a queue with three receives is not used
+/// up within a restart of what the component needs.
+pub const BACKOFF: Duration = Duration::from_secs(10);
+/// Longest first wait: no wait is longer.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(900);
 /// Longest queue name in bytes, `.fifo` included: the bound of SQS.
 pub const QUEUE_NAME_MAX: usize = 80;
 /// Longest queue or endpoint URL in bytes: far above a host name, an account and a queue name.

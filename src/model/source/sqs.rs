@@ -25,8 +25,16 @@ pub struct Sqs {
     pub path: String,
     /// Messages handled at once in the cluster.
     pub concurrency: NonZeroU32,
-    /// Messages per request, 1 to 10.
+    /// Messages per request, 1 to 10. Above 1 they come as JSON.
     pub batch: u8,
+    /// How long a request that is not full waits for more messages.
+    pub window: Duration,
+    /// How long a message is hidden from others after a node that has it fell silent.
+    pub visibility: Duration,
+    /// The wait after the first failure of a message; doubles with each.
+    pub backoff: Duration,
+    /// What becomes of a message that the component refuses.
+    pub refused: Refused,
     /// Region; that of the environment if none.
     pub region: Option<String>,
     /// Endpoint URL in place of the provider's.
@@ -35,10 +43,35 @@ pub struct Sqs {
     pub timeout: Option<Duration>,
 }
 
+/// What becomes of a message that the component refuses: 4xx, except 408, 425 and 429.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// As for any other failure: it comes again, until the queue's own rule makes it a dead letter.
+    Retry,
+    /// It goes to the dead-letter queue at once.
+    DeadLetter,
+}
+
+impl Refused {
+    const WORDS: [(&'static str, Self); 2] = [("retry", Self::Retry), ("dead-letter", Self::DeadLetter)];
+}
+
 impl Section for Sqs {
     const NAME: &'static str = "sqs";
-    const FIELDS: &'static [&'static str] =
-        &["queue", "prefix", "path", "concurrency", "batch", "region", "endpoint", "timeout"];
+    const FIELDS: &'static [&'static str] = &[
+        "queue",
+        "prefix",
+        "path",
+        "concurrency",
+        "batch",
+        "window",
+        "visibility",
+        "backoff",
+        "refused",
+        "region",
+        "endpoint",
+        "timeout",
+    ];
 
     fn read(object: &Object<'_>, e: &mut Errors) -> Option<Self> {
         let prefix = object.get("prefix").flag(e).unwrap_or(false);
@@ -51,6 +84,10 @@ impl Section for Sqs {
         if let Some(concurrency) = concurrency.filter(|concurrency| *concurrency < batch) {
             field.refuse(e, format!("is above sqs.concurrency {concurrency}"), format!("1 to {concurrency}"));
         }
+        let window = object.get("window").duration(Duration::ZERO..=d::WINDOW_MAX, e);
+        let visibility = object.get("visibility").duration(d::VISIBILITY_MIN..=d::VISIBILITY_MAX, e);
+        let backoff = object.get("backoff").duration(Duration::ZERO..=d::BACKOFF_MAX, e);
+        let refused = object.get("refused").one_of(&Refused::WORDS, e);
         let region = object.get("region").parsed(e, |text| {
             let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
             let fits = (1..=32).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-');
@@ -64,6 +101,10 @@ impl Section for Sqs {
             path: path?,
             concurrency: NonZeroU32::new(concurrency.unwrap_or(d::CONCURRENCY)).unwrap_or(NonZeroU32::MIN),
             batch: u8::try_from(batch).unwrap_or(1),
+            window: window.unwrap_or(d::WINDOW),
+            visibility: visibility.unwrap_or(d::VISIBILITY),
+            backoff: backoff.unwrap_or(d::BACKOFF),
+            refused: refused.unwrap_or(Refused::Retry),
             region,
             endpoint,
             timeout: parse::timeout(object, e),
@@ -77,6 +118,10 @@ impl Section for Sqs {
             "path": self.path,
             "concurrency": self.concurrency,
             "batch": self.batch,
+            "window": format_duration(self.window),
+            "visibility": format_duration(self.visibility),
+            "backoff": format_duration(self.backoff),
+            "refused": Refused::WORDS.iter().find(|(_, it)| *it == self.refused).map(|(word, _)| *word),
             "region": self.region,
             "endpoint": self.endpoint,
             "timeout": self.timeout.map(format_duration),

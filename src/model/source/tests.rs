@@ -48,7 +48,8 @@ fn each_kind_gets_its_defaults() {
     assert_eq!(
         good(json!({"component": "api", "sqs": {"queue": "jobs.fifo", "path": "/job"}})).to_doc(),
         json!({"component": "api", "enabled": true, "sqs": {"queue": "jobs.fifo", "prefix": false, "path": "/job",
-            "concurrency": 10, "batch": 1, "region": null, "endpoint": null, "timeout": null}})
+            "concurrency": 10, "batch": 1, "window": "0s", "visibility": "30s", "backoff": "10s", "refused": "retry",
+            "region": null, "endpoint": null, "timeout": null}})
     );
 }
 
@@ -165,6 +166,9 @@ fn each_refusal_names_its_field_its_value_and_what_is_allowed() {
             "3",
             "above sqs.concurrency 2",
         ),
+        ("sqs", json!({"queue": "q", "path": "/", "visibility": "9s"}), "sqs.visibility", "\"9s\"", "too short"),
+        ("sqs", json!({"queue": "q", "path": "/", "window": "6m"}), "sqs.window", "\"6m\"", "too long"),
+        ("sqs", json!({"queue": "q", "path": "/", "refused": "drop"}), "sqs.refused", "\"drop\"", "one of"),
         ("sqs", json!({"queue": "q", "path": "/", "region": "EU"}), "sqs.region", "\"EU\"", "not a region"),
         ("sqs", json!({"queue": "q", "path": "/", "endpoint": "h:1"}), "sqs.endpoint", "\"h:1\"", "not an http"),
     ] {
@@ -268,7 +272,23 @@ fn any_trigger() -> impl Strategy<Value = Trigger> {
             let concurrency = NonZeroU32::new(concurrency).expect("not zero");
             let endpoint = (batch > 5).then(|| "http://localhost:9324".to_owned());
             let timeout = prefix.then_some(Duration::from_millis(1500));
-            Trigger::Sqs(Sqs { queue, prefix, path, concurrency, batch, region, endpoint, timeout })
+            let refused = if prefix { Refused::DeadLetter } else { Refused::Retry };
+            let (window, backoff) = (Duration::from_secs(u64::from(batch)), Duration::from_millis(1500));
+            let visibility = Duration::from_secs(10 + u64::from(batch));
+            Trigger::Sqs(Sqs {
+                queue,
+                prefix,
+                path,
+                concurrency,
+                batch,
+                window,
+                visibility,
+                backoff,
+                refused,
+                region,
+                endpoint,
+                timeout,
+            })
         });
     let once = (0..4_102_444_800_000_u64, 0..86_400_u64, "/[a-z?]{0,8}", prop::option::of("\\PC{0,12}")).prop_map(
         |(at, seconds, path, body)| {

@@ -17,6 +17,18 @@ pub(super) struct SqsFlags {
     /// Messages per request, 1 to 10
     #[arg(long, value_name = "N")]
     batch: Option<u32>,
+    /// How long a request that is not full waits for more messages
+    #[arg(long, value_name = "DURATION")]
+    window: Option<String>,
+    /// How long a message stays hidden after its node died [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    visibility: Option<String>,
+    /// Wait after the first failure of a message, doubled with each [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    backoff: Option<String>,
+    /// What becomes of a message that is answered with 4xx: retry or dead-letter
+    #[arg(long, value_name = "WHAT")]
+    refused: Option<String>,
     /// Region [default: that of the node's environment]
     #[arg(long)]
     region: Option<String>,
@@ -33,9 +45,9 @@ impl super::Section for SqsFlags {
     }
 
     fn is_given(&self) -> bool {
-        let Self { queue, prefix, concurrency, batch, region, endpoint } = self;
-        let flags = [queue.is_some(), *prefix, concurrency.is_some(), batch.is_some(), region.is_some()];
-        flags.contains(&true) || endpoint.is_some()
+        let Self { queue, prefix, concurrency, batch, window, visibility, backoff, refused, region, endpoint } = self;
+        let texts = [queue, window, visibility, backoff, refused, region, endpoint];
+        *prefix || concurrency.is_some() || batch.is_some() || texts.iter().any(|text| text.is_some())
     }
 
     fn fill(self, doc: &mut Document) {
@@ -45,6 +57,10 @@ impl super::Section for SqsFlags {
         }
         doc.set("sqs.concurrency", self.concurrency);
         doc.set("sqs.batch", self.batch);
+        doc.set("sqs.window", self.window);
+        doc.set("sqs.visibility", self.visibility);
+        doc.set("sqs.backoff", self.backoff);
+        doc.set("sqs.refused", self.refused);
         doc.set("sqs.region", self.region);
         doc.set("sqs.endpoint", self.endpoint);
     }
