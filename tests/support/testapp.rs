@@ -6,7 +6,10 @@
 //! `/exit?code=` · `/alloc?mb=` · `/status/<code>` · `/spawn-child` a sleeping child in a process group of its
 //! own, answers its pid · `/events?ms=` two server-sent events with that pause between · `/record?path=` appends when it
 //! came (milliseconds since 1970) and the head's lines, tabs between, to a file, then waits `ms=` · `/cwd` ·
-//! `/read?path=` a file · `/log?lines=&text=` to both streams · `/count` requests so far.
+//! `/read?path=` a file · `/log?lines=&text=` to both streams · `/count` requests so far ·
+//! `/job?log=&ms=&fail=` a message of a queue, or Lambda's batch of them: `begin` and `end` are noted in the file, it takes
+//! up to so many ms, and in so many of a hundred cases it fails the first time. Words in the text: `poison` always fails,
+//! `busy` is too much the first time, `refuse` is answered with 400, `slow` takes ten times `ms`.
 //! Environment: `FORWARD=<address>` (takes connections for it and does nothing else), `START_DELAY_MS`,
 //! `EXIT_AT_ONCE=<code>`, `NEVER_LISTEN`, `IGNORE_TERM` (runs under a shell that ignores it), `WITNESS=<file>` to which it
 //! adds its id every 10 ms while it lives, `BIND` (default 127.0.0.1; 0.0.0.0 in a container).
@@ -179,6 +182,9 @@ fn answer(request: &Request, reader: &mut impl BufRead, writer: &mut impl Write)
         write!(writer, "e\r\ndata: second\n\n\r\n0\r\n\r\n")?;
         return writer.flush();
     }
+    if request.path == "/job" {
+        return job(request, reader, writer);
+    }
     // The rest of a body that nobody wants would be taken for the next request.
     let length: u64 = request.header("content-length").parse().unwrap_or(0);
     io::copy(&mut reader.take(length), &mut io::sink())?;
@@ -243,6 +249,49 @@ fn answer(request: &Request, reader: &mut impl BufRead, writer: &mut impl Write)
         env("MAELSTROM_INSTANCE_ID"),
         body.len()
     )?;
+    writer.flush()
+}
+
+/// Handles a message, or a batch.
+fn job(request: &Request, reader: &mut impl BufRead, writer: &mut impl Write) -> io::Result<()> {
+    let mut body = vec![0; request.header("content-length").parse().unwrap_or(0)];
+    reader.read_exact(&mut body)?;
+    let body = String::from_utf8_lossy(&body).into_owned();
+    let path = request.query.get("log").map_or("/dev/null", String::as_str);
+    let mut log = std::fs::OpenOptions::new().append(true).create(true).open(path)?;
+    let count = request.header("maelstrom-receive-count").to_owned();
+    // One write for each line, so that lines of many instances do not mix.
+    let mut note = |line: String| log.write_all(line.as_bytes());
+    note(format!("begin {count} {body}\n").replace("{\"Records\"", "batch"))?;
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in body.bytes().chain(count.bytes()) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash ^= hash >> 29;
+    let most = request.number("ms", 0) * if body.contains("slow") { 10 } else { 1 };
+    std::thread::sleep(Duration::from_millis(if most == 0 { 0 } else { hash % (most + 1) }));
+    let first = count == "1";
+    let fails = first && hash / 1000 % 100 < request.number("fail", 0);
+    let (mut status, mut answer, mut retry) = (200, String::new(), "");
+    if body.starts_with("{\"Records\"") {
+        let failed = body.split("\"body\":\"").skip(1).filter_map(|record| {
+            let (text, rest) = record.split_once('"')?;
+            let id = rest.split_once("\"messageId\":\"")?.1.split_once('"')?.0;
+            text.contains("poison").then(|| format!("{{\"itemIdentifier\":\"{id}\"}}"))
+        });
+        answer = format!("{{\"batchItemFailures\":[{}]}}", failed.collect::<Vec<_>>().join(","));
+    } else if body.contains("poison") || fails {
+        status = 500;
+    } else if body.contains("refuse") {
+        status = 400;
+    } else if body.contains("busy") && first {
+        (status, retry) = (429, "retry-after: 2\r\n");
+    }
+    let headers: String =
+        request.text.lines().skip(1).filter(|line| !line.is_empty()).map(|line| format!(" {line} |")).collect();
+    note(format!("end {count} {body} {status}{}\n", if body.contains("headers") { headers } else { String::new() }))?;
+    let length = answer.len();
+    write!(writer, "HTTP/1.1 {status} Status\r\n{retry}content-length: {length}\r\n\r\n{answer}")?;
     writer.flush()
 }
 
