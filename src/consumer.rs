@@ -316,9 +316,10 @@ impl Consumer {
                 Outcome::Unserved => State::Waiting,
             };
             stop |= self.options.fifo && matches!(state, State::Back(_));
-            match state {
-                State::Waiting => back.push(key),
-                other => self.settle(now, key, other),
+            if state == State::Waiting {
+                back.push(key);
+            } else {
+                self.settle(now, key, state);
             }
         }
         for key in back.into_iter().rev() {

@@ -180,7 +180,7 @@ impl Polls {
     }
 
     pub(super) fn timeout(&self) -> Option<Mono> {
-        self.not_before.or(self.lingers.map(|since| since.after(LINGER)))
+        self.not_before.or_else(|| Some(self.lingers?.after(LINGER)))
     }
 
     pub(super) fn need(&self, now: Mono) -> Need {

@@ -57,32 +57,35 @@ fn drain(consumer: &mut Consumer) -> Vec<Effect> {
 }
 
 fn receives(effects: &[Effect]) -> Vec<(u64, usize, Duration)> {
-    let receive = |effect: &Effect| match effect {
-        Effect::Receive { call, max, wait, .. } => Some((*call, *max, *wait)),
-        _ => None,
+    let receive = |effect: &Effect| {
+        let Effect::Receive { call, max, wait, .. } = effect else { return None };
+        Some((*call, *max, *wait))
     };
     effects.iter().filter_map(receive).collect()
 }
 
 fn deliveries(effects: &[Effect]) -> Vec<(u64, Vec<&str>)> {
-    let deliver = |effect: &'_ Effect| match effect {
-        Effect::Deliver { delivery, messages } => Some((*delivery, messages.clone())),
-        _ => None,
-    };
-    let ids = |messages: Vec<Arc<Message>>| -> Vec<&'static str> {
-        messages.iter().map(|message| &*message.id.clone().leak()).collect()
-    };
-    effects.iter().filter_map(deliver).map(|(delivery, messages)| (delivery, ids(messages))).collect()
+    fn deliver(effect: &Effect) -> Option<(u64, Vec<&str>)> {
+        let Effect::Deliver { delivery, messages } = effect else { return None };
+        Some((*delivery, messages.iter().map(|message| message.id.as_str()).collect()))
+    }
+    effects.iter().filter_map(deliver).collect()
 }
 
 fn changes(effects: &[Effect]) -> Vec<(u64, Vec<(String, u64)>)> {
-    let change = |effect: &Effect| match effect {
-        Effect::Change { call, changes } => {
-            Some((*call, changes.iter().map(|(receipt, after)| (receipt.to_string(), after.as_secs())).collect()))
-        }
-        _ => None,
+    let change = |effect: &Effect| {
+        let Effect::Change { call, changes } = effect else { return None };
+        Some((*call, changes.iter().map(|(receipt, after)| (receipt.to_string(), after.as_secs())).collect()))
     };
     effects.iter().filter_map(change).collect()
+}
+
+fn deletes(effects: &[Effect]) -> Vec<(u64, Vec<Arc<str>>)> {
+    let delete = |effect: &Effect| {
+        let Effect::Delete { call, receipts } = effect else { return None };
+        Some((*call, receipts.clone()))
+    };
+    effects.iter().filter_map(delete).collect()
 }
 
 fn good() -> Outcome {
@@ -123,27 +126,15 @@ fn messages_are_deleted_after_their_success_ten_to_a_call_and_failures_one_by_on
     for (delivery, _) in deliveries(&started) {
         consumer.handle_answered(at(2), delivery, &good());
     }
-    let effects = drain(&mut consumer);
-    let deletes: Vec<_> = effects
-        .iter()
-        .filter_map(|effect| match effect {
-            Effect::Delete { call, receipts } => Some((*call, receipts.len())),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(deletes.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [10]);
+    let first = deletes(&drain(&mut consumer));
+    assert_eq!(first.iter().map(|(_, receipts)| receipts.len()).collect::<Vec<_>>(), [10]);
     let mut fates = [Fate::Done; 10];
     fates[3] = Fate::Failed;
     fates[7] = Fate::Failed;
-    consumer.handle_called(at(3), deletes[0].0, &fates);
+    consumer.handle_called(at(3), first[0].0, &fates);
     consumer.handle_tick(at(1000));
-    let again = drain(&mut consumer);
-    let again: Vec<_> = again.iter().filter(|effect| matches!(effect, Effect::Delete { .. })).collect();
-    assert!(
-        matches!(again[..], [Effect::Delete { receipts: a, .. }, Effect::Delete { receipts: b, .. }]
-        if a.len() == 1 && b.len() == 1),
-        "{again:?}"
-    );
+    let again = deletes(&drain(&mut consumer));
+    assert_eq!(again.iter().map(|(_, receipts)| receipts.len()).collect::<Vec<_>>(), [1, 1]);
     assert_eq!(consumer.counters().deleted, 8);
 }
 
@@ -193,17 +184,13 @@ fn a_message_that_comes_again_while_it_runs_is_not_started_twice() {
     consumer.handle_tick(at(31_000));
     let effects = drain(&mut consumer);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Lost(_))));
-    let call = receives(&started).first().or(receives(&effects).first()).expect("a receive").0;
+    let call = [receives(&started), receives(&effects)].concat().first().expect("a receive").0;
     consumer.handle_received(at(31_001), call, Ok(vec![message(7, 2, None, 2)]));
     assert_eq!(deliveries(&drain(&mut consumer)), []);
     consumer.handle_answered(at(32_000), deliveries(&started)[0].0, &good());
     consumer.handle_tick(at(33_000));
     let effects = drain(&mut consumer);
-    let receipts = effects.iter().find_map(|effect| match effect {
-        Effect::Delete { receipts, .. } => Some(receipts.clone()),
-        _ => None,
-    });
-    assert_eq!(receipts, Some(vec![Arc::from("2")]), "by the new receipt");
+    assert_eq!(deletes(&effects)[0].1, [Arc::from("2")], "by the new receipt");
 }
 
 #[test]
@@ -303,9 +290,9 @@ fn a_refused_message_is_buried_and_deleted_only_then() {
     let delivery = deliveries(&drain(&mut consumer))[0].0;
     consumer.handle_answered(at(1), delivery, &Outcome::Refused);
     let effects = drain(&mut consumer);
-    let call = effects.iter().find_map(|effect| match effect {
-        Effect::Bury { call, message } if message.id == "0" => Some(*call),
-        _ => None,
+    let call = effects.iter().find_map(|effect| {
+        let Effect::Bury { call, message } = effect else { return None };
+        (message.id == "0").then_some(*call)
     });
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Delete { .. })));
     consumer.handle_called(at(2), call.expect("buried"), &[Fate::Done]);

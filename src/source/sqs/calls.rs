@@ -48,11 +48,9 @@ pub(super) async fn receive(
     match call.send().await {
         Ok(answer) => (Ok(answer.messages.unwrap_or_default().into_iter().filter_map(message).collect()), None),
         Err(error) => {
-            let trouble = match &error {
-                SdkError::ServiceError(_) | SdkError::ConstructionFailure(_) => consumer::Trouble::Refused,
-                // The rest: no answer, half an answer, or one that makes no sense.
-                _ => consumer::Trouble::Unanswered,
-            };
+            // Otherwise: no answer, half an answer, or one that makes no sense.
+            let is_refused = matches!(error, SdkError::ServiceError(_) | SdkError::ConstructionFailure(_));
+            let trouble = if is_refused { consumer::Trouble::Refused } else { consumer::Trouble::Unanswered };
             (Err(trouble), Some(Trouble::of("ReceiveMessage", &queue.name, &error)))
         }
     }

@@ -212,10 +212,9 @@ mod tests {
 
     fn settings(batch: u8) -> Sqs {
         let doc = json!({"component": "api", "sqs": {"queue": "q", "path": "/job?x=1", "batch": batch}});
-        match Source::parse(&"in".parse().expect("a name"), &doc).expect("valid").trigger {
-            Trigger::Sqs(sqs) => sqs,
-            other => panic!("{other:?}"),
-        }
+        let source = Source::parse(&"in".parse().expect("a name"), &doc).expect("valid");
+        let Trigger::Sqs(sqs) = source.trigger else { panic!("{source:?}") };
+        sqs
     }
 
     fn message(body: &'static str) -> Arc<Message> {
