@@ -3,6 +3,7 @@
 //! What to do next is decided in `consumer`; here it is done: `seat` is the loop of one poller, `calls` speaks with the
 //! service, `event` with the component.
 
+pub mod advice;
 mod calls;
 pub mod client;
 mod event;
@@ -10,6 +11,7 @@ pub mod inspect;
 mod seat;
 pub mod status;
 pub mod trouble;
+pub mod upkeep;
 
 use std::future::Future;
 use std::pin::Pin;

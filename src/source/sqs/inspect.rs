@@ -92,10 +92,9 @@ impl Redrive {
             max_receive_count: serde_json::Value,
         }
         let policy: Policy = serde_json::from_str(policy).ok()?;
-        let count = match &policy.max_receive_count {
-            serde_json::Value::String(text) => text.parse().ok(),
-            other => other.as_u64().and_then(|count| u32::try_from(count).ok()),
-        };
+        let count = &policy.max_receive_count;
+        let count = count.as_str().and_then(|text| text.parse().ok()).or_else(|| count.as_u64());
+        let count = count.and_then(|count: u64| u32::try_from(count).ok());
         Some(Self { target: policy.dead_letter_target_arn, max_receives: count? })
     }
 }

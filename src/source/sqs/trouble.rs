@@ -27,6 +27,8 @@ pub enum Cause {
     Late,
     /// Too many calls, or the service is not well.
     Busy,
+    /// An answer that is none of SQS: of something before it, or of a make that lacks something.
+    Strange,
     /// The service does not know this action; other makes than AWS's lack some.
     Unknown,
     /// The service refuses for another reason.
@@ -63,14 +65,17 @@ impl Trouble {
         let (cause, reason) = match error {
             SdkError::ServiceError(service) => {
                 let code = service.err().code().unwrap_or_default();
-                let said = service.err().message().unwrap_or("it does not say why");
-                (by_code(code), format!("the queue service refuses {action}: {said} ({code})"))
+                let said = service.err().message().unwrap_or("it says no more");
+                match code {
+                    "" => (Cause::Strange, format!("{action} failed, and the queue service does not say why")),
+                    _ => (by_code(code), format!("the queue service refuses {action}: {said} ({code})")),
+                }
             }
             SdkError::TimeoutError(_) => {
                 return Self::late(action, what);
             }
             SdkError::ResponseError(_) => {
-                (Cause::Busy, format!("{action} had an answer that is none of a queue service: {chain}"))
+                (Cause::Strange, format!("{action} had an answer that is none of a queue service: {chain}"))
             }
             _ if chain.contains("redential") || chain.contains("dentity") => {
                 (Cause::NoCredentials, format!("this node has no AWS credentials: {chain}"))
@@ -78,7 +83,9 @@ impl Trouble {
             _ if chain.contains("egion") => {
                 (Cause::NoRegion, "it is not known in which AWS region the queue is".to_owned())
             }
-            _ => (Cause::Unreachable, format!("the queue service cannot be reached: {chain}")),
+            SdkError::ConstructionFailure(_) | SdkError::DispatchFailure(_) | _ => {
+                (Cause::Unreachable, format!("the queue service cannot be reached: {chain}"))
+            }
         };
         Self { cause, action, what: what.to_owned(), reason }
     }
@@ -102,6 +109,7 @@ impl Trouble {
                 "check the endpoint and the region of the source, and the network of this node".to_owned()
             }
             Cause::Late | Cause::Busy => "try again in a moment".to_owned(),
+            Cause::Strange => "try again in a moment; if it stays, check that SQS is behind the endpoint".to_owned(),
             Cause::Unknown | Cause::Refused => format!("the service's manual on {action} says when it refuses"),
         }
     }
@@ -131,8 +139,7 @@ fn by_code(code: &str) -> Cause {
         | "OverLimit"
         | "ServiceUnavailable"
         | "InternalError"
-        | "InternalFailure"
-        | "" => Cause::Busy,
+        | "InternalFailure" => Cause::Busy,
         "InvalidAction" | "UnknownOperationException" | "UnknownOperation" | "NotImplemented" => Cause::Unknown,
         _ => Cause::Refused,
     }
@@ -144,6 +151,7 @@ fn chain(error: &dyn Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let said = error.to_string();
+        let said = said.lines().map(str::trim).collect::<Vec<_>>().join("; ");
         if !text.contains(&said) {
             text.push(said);
         }
