@@ -437,6 +437,7 @@ impl Daemon {
             runtime: runtime.name(),
             engine: Arc::clone(&runtime),
             courier,
+            queues,
             catalog,
             registrar: registrar.clone(),
             cluster: cluster.clone(),

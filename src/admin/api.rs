@@ -31,7 +31,7 @@ pub use rollout::{RevisionView, RolloutNode, RolloutView};
 pub use runs::{NEXT_MAX, NextView, RunView};
 pub use view::{
     API_VERSION, CfgView, Change, ComponentView, ConflictView, InstanceCounts, InstanceView, List, LogLine, NodeMemory,
-    NodeView, Problem, PutAnswer, Removed, SourceView, Timing, VersionView,
+    NodeView, PollerView, Problem, PutAnswer, Removed, SourceView, Timing, VersionView,
 };
 
 /// A future that can be a method of a trait object.

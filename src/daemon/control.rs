@@ -2,6 +2,8 @@
 //!
 //! Decides nothing itself; turns inner types into those of the wire.
 
+mod pollers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,6 +47,7 @@ use crate::placement::lease;
 use crate::runtime::logs::LogBook;
 use crate::runtime::{BoxFuture, Runtime};
 use crate::source::courier::{Components as _, Courier, Event};
+use crate::source::sqs::status::Book;
 use crate::time::Wall;
 use crate::wire;
 
@@ -72,6 +75,7 @@ pub(crate) struct Desk {
     pub(crate) logs: Arc<LogBook>,
     pub(crate) core: Arc<dyn Intake>,
     pub(crate) courier: Courier,
+    pub(crate) queues: Arc<Book>,
     pub(crate) cluster: Cluster,
     pub(crate) peer: SocketAddr,
     pub(crate) board: Arc<Board>,
@@ -104,6 +108,8 @@ enum Ask {
     Sheet(Sheet),
     /// Its instances, of one component or of all: the answer is a list of [`InstanceView`] as JSON.
     Instances(Option<ComponentName>),
+    /// How its pollers of a source fare: the answer is a list of `PollerView` as JSON.
+    Pollers(SourceName),
     /// What happened at nodes that are gone, in earlier lives, and at the one who asks: blocks of the timeline with their
     /// nodes.
     Past,
@@ -241,7 +247,25 @@ impl Desk {
             next_at: None,
             next: Vec::new(),
             problem: None,
+            pollers: Vec::new(),
         }
+    }
+
+    /// Asks these nodes, without this one, for a list as JSON each.
+    async fn ask_some<T: serde::de::DeserializeOwned>(&self, nodes: &BTreeSet<NodeId>, ask: &Ask) -> Vec<T> {
+        let view = self.cluster.view.load();
+        let transport = &self.cluster.transport;
+        let question = Bytes::from(wire::encode(ask).unwrap_or_default());
+        let there = view.members.iter().map(|member| member.peer);
+        let there = there.filter(|peer| nodes.contains(&peer.node) && peer.node != self.node);
+        let asked = there.map(|peer| {
+            let question = question.clone();
+            async move {
+                let answer = transport.call(peer.node, peer.address, question, ASK).await.ok()?;
+                serde_json::from_slice::<Vec<T>>(&answer).ok()
+            }
+        });
+        futures_util::future::join_all(asked).await.into_iter().flatten().flatten().collect()
     }
 
     fn instances(&self, status: &Status) -> Vec<InstanceView> {
@@ -300,6 +324,7 @@ impl Desk {
                     Err(failure) => failure.to_string().into(),
                 };
             }
+            Ok(Ask::Pollers(source)) => return serde_json::to_vec(&self.pollers(&source)).unwrap_or_default().into(),
             // A newer release may ask what this one does not know; no answer says so.
             Err(_) => return Bytes::new(),
         }
@@ -314,18 +339,7 @@ impl Desk {
             let loads = heard.loads.iter().filter(|(name, _)| component.as_ref().is_none_or(|wanted| wanted == *name));
             loads.flat_map(|(_, loads)| loads.keys().copied()).filter(|node| *node != self.node).collect()
         };
-        let view = self.cluster.view.load();
-        let transport = &self.cluster.transport;
-        let question = Bytes::from(wire::encode(&Ask::Instances(component)).unwrap_or_default());
-        let there = view.members.iter().map(|member| member.peer).filter(|peer| with_some.contains(&peer.node));
-        let asked = there.map(|peer| {
-            let question = question.clone();
-            async move {
-                let answer = transport.call(peer.node, peer.address, question, ASK).await.ok()?;
-                serde_json::from_slice::<Vec<InstanceView>>(&answer).ok()
-            }
-        });
-        futures_util::future::join_all(asked).await.into_iter().flatten().flatten().collect()
+        self.ask_some(&with_some, &Ask::Instances(component)).await
     }
 
     /// What a peer says of itself counts while it is alive for this node.
@@ -623,13 +637,18 @@ impl Control for Desk {
 
     fn get_source(&self, name: SourceName) -> BoxFuture<'_, Result<SourceView, ApiError>> {
         Box::pin(async move {
-            let definitions = self.catalog.read();
-            let entry = definitions.sources.get(&name).ok_or_else(|| {
-                ApiError::not_found("source", name.as_str(), definitions.sources.keys().map(SourceName::as_str))
-            })?;
-            let next = runs::shown(&entry.value);
-            let next_at = next.first().cloned();
-            Ok(SourceView { next, next_at, ..self.source_view(&definitions, entry) })
+            let mut view = {
+                let definitions = self.catalog.read();
+                let entry = definitions.sources.get(&name).ok_or_else(|| {
+                    ApiError::not_found("source", name.as_str(), definitions.sources.keys().map(SourceName::as_str))
+                })?;
+                let next = runs::shown(&entry.value);
+                let next_at = next.first().cloned();
+                SourceView { next, next_at, ..self.source_view(&definitions, entry) }
+            };
+            view.pollers = self.all_pollers(&name).await;
+            view.problem = view.pollers.iter().find_map(|poller| poller.problem.clone());
+            Ok(view)
         })
     }
 

@@ -205,6 +205,54 @@ pub struct SourceView {
     /// Why it does not work at this moment, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Of a queue source: who reads its queues, and how that fares. Only where one source is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pollers: Vec<PollerView>,
+}
+
+/// How one queue fares at one poller of a source. Counts are since this poller began.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PollerView {
+    /// Name of the node.
+    pub node: String,
+    /// Which seat of the source.
+    pub seat: u32,
+    /// The queue's name.
+    pub queue: String,
+    /// Messages at the component or waiting for it.
+    pub in_flight: u64,
+    /// How many may be at the component at once; adapts to its answers.
+    pub allowed: u32,
+    /// Messages that can be received, about, as the queue said last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u64>,
+    /// Milliseconds since the oldest message in flight was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<u64>,
+    /// Messages received.
+    pub received: u64,
+    /// Messages handed to the component.
+    pub delivered: u64,
+    /// Messages deleted after their success.
+    pub deleted: u64,
+    /// Failures of messages.
+    pub failed: u64,
+    /// Messages put back.
+    pub released: u64,
+    /// Extensions of a message's visibility.
+    pub extended: u64,
+    /// Messages sent to the dead-letter queue.
+    pub buried: u64,
+    /// Messages that became visible to others while they were held.
+    pub lease_lost: u64,
+    /// Receives without a message.
+    pub empty_receives: u64,
+    /// Calls to the queue service: what it costs.
+    pub api_calls: u64,
+    /// Why it does not work at this moment, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// An instance.

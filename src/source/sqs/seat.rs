@@ -538,7 +538,7 @@ impl Poller {
         let mut page: Vec<QueueStatus> = Vec::new();
         for queue in self.queues.values() {
             let age = queue.consumer.oldest().map(|sent| (self.me.wall)().0.saturating_sub(sent.0));
-            let mut status = QueueStatus {
+            page.push(QueueStatus {
                 queue: queue.found.name.clone(),
                 seat,
                 allowed,
@@ -546,10 +546,8 @@ impl Poller {
                 backlog: queue.facts.as_ref().map(|facts| facts.visible),
                 oldest_ms: age,
                 problem: said(&queue.problem),
-                ..QueueStatus::default()
-            };
-            status.count(queue.consumer.counters());
-            page.push(status);
+                counters: queue.consumer.counters(),
+            });
         }
         if page.is_empty() {
             let queue = self.settings.queue.clone();

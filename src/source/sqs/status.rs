@@ -5,14 +5,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
-
 use crate::consumer::Counters;
 use crate::id::SourceName;
 
 /// How one queue fares at one poller.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QueueStatus {
     /// Its name.
     pub queue: String,
@@ -26,60 +23,10 @@ pub struct QueueStatus {
     pub backlog: Option<u64>,
     /// Milliseconds since the oldest message in flight was sent.
     pub oldest_ms: Option<u64>,
-    /// Messages received.
-    pub received: u64,
-    /// Messages handed to the component.
-    pub delivered: u64,
-    /// Messages deleted after their success.
-    pub deleted: u64,
-    /// Failures of messages.
-    pub failed: u64,
-    /// Messages put back.
-    pub released: u64,
-    /// Extensions of a message's visibility.
-    pub extended: u64,
-    /// Messages sent to the dead-letter queue.
-    pub buried: u64,
-    /// Messages that became visible to others while they were held.
-    pub lease_lost: u64,
-    /// Receives without a message.
-    pub empty_receives: u64,
-    /// Calls to the queue service: what it costs.
-    pub api_calls: u64,
+    /// What it has counted.
+    pub counters: Counters,
     /// Why it does not work at this moment, in a sentence.
     pub problem: Option<String>,
-}
-
-impl QueueStatus {
-    /// Takes over the counts of a poller.
-    pub(super) fn count(&mut self, counters: Counters) {
-        let Counters {
-            received,
-            delivered,
-            deleted,
-            failed,
-            released,
-            extended,
-            buried,
-            lease_lost,
-            received_again: _,
-            empty_receives,
-            calls,
-        } = counters;
-        *self = Self {
-            received,
-            delivered,
-            deleted,
-            failed,
-            released,
-            extended,
-            buried,
-            lease_lost,
-            empty_receives,
-            api_calls: calls,
-            ..std::mem::take(self)
-        };
-    }
 }
 
 /// What all pollers of this node say.

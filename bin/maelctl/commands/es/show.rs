@@ -40,6 +40,35 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         let others = conflict.others.join(", ");
         sheet.fact("conflict", format!("put elsewhere at the same moment: version {others}; put one of them again"));
     }
+    for poller in &source.pollers {
+        let mut line = format!(
+            "{} read by {} (seat {}): {} in flight of {}, {} received, {} deleted, {} failed",
+            poller.queue,
+            poller.node,
+            poller.seat,
+            poller.in_flight,
+            poller.allowed,
+            poller.received,
+            poller.deleted,
+            poller.failed,
+        );
+        let rare = [
+            (poller.released, "put back"),
+            (poller.buried, "sent to the dead letters"),
+            (poller.lease_lost, "lost to others while held"),
+        ];
+        for (count, what) in rare.into_iter().filter(|(count, _)| *count > 0) {
+            line.push_str(&format!(", {count} {what}"));
+        }
+        if let Some(oldest) = poller.oldest_ms {
+            line.push_str(&format!(", the oldest {}s old", oldest / 1000));
+        }
+        if let Some(backlog) = poller.backlog {
+            line.push_str(&format!(", about {backlog} in the queue"));
+        }
+        line.push_str(&format!("; {} calls", poller.api_calls));
+        sheet.fact("queue", line);
+    }
     sheet.definition(&source.definition);
     context.data(sheet.render().as_bytes())
 }
