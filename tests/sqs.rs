@@ -193,6 +193,93 @@ async fn a_node_that_stops_gives_back_what_it_cannot_finish() {
     assert_eq!(count(&stage.notes(), "end 1 slow"), 3);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_request_keeps_its_message_and_the_source_says_how_it_fares() {
+    let Some(stage) = Stage::new("long", 1).await else { return };
+    let (jobs, _) = queue::create_with_dlq(&stage.client, "jobs", 5, 10).await;
+    // Its lease of ten seconds would end twice in the time that it takes.
+    stage.source("jobs", "ms=2400", json!({"queue": "jobs", "visibility": "10s"}));
+    stage.send(&jobs, &["slow"]).await;
+    stage.until_empty(&jobs).await;
+    let notes = stage.notes();
+    assert_eq!(notes, ["begin 1 slow", "end 1 slow 200"]);
+    let shown = |what: &str| stage.node().look("/v1/sources/jobs")["pollers"][0][what].clone();
+    stage.node().until("it is shown", || shown("deleted") == 1);
+    assert!(shown("extended").as_u64() >= Some(1), "{}", stage.node().look("/v1/sources/jobs"));
+    assert_eq!((shown("received"), shown("lease_lost"), shown("in_flight")), (json!(1), json!(0), json!(0)));
+    assert_eq!((shown("queue"), shown("node")), (json!("jobs"), json!("n0")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_fail_break_off_or_are_late_lose_nothing() {
+    let Some(stage) = Stage::new("faults", 1).await else { return };
+    let (jobs, dead) = queue::create_with_dlq(&stage.client, "jobs", 20, 10).await;
+    let (line, _) = queue::create_with_dlq(&stage.client, "line.fifo", 20, 10).await;
+    let proxy = fault::Proxy::start(stage.server.address);
+    let more = json!({"visibility": "10s", "backoff": "1s", "concurrency": 20});
+    let with = |queue: &str| {
+        let mut more = more.clone();
+        more["queue"] = json!(queue);
+        more
+    };
+    stage.source_at(proxy.address, "jobs", "ms=20", with("jobs"));
+    stage.source_at(proxy.address, "line", "ms=20", with("line.fifo"));
+    let plain: Vec<String> = (0..200).map(|n| format!("p {n}")).collect();
+    let groups: Vec<String> = (0..60).map(|n| format!("g{} {n}", n % 6)).collect();
+    proxy.set(fault::Fault::Cut, &["ReceiveMessage", "DeleteMessageBatch"], 200);
+    proxy.set(fault::Fault::Unavailable, &[], 200);
+    proxy.set(fault::Fault::Throttled, &[], 100);
+    proxy.set(fault::Fault::Slow(Duration::from_millis(300)), &[], 100);
+    queue::send(&stage.client, &jobs, &plain, |_| None).await;
+    queue::send(&stage.client, &line, &groups, |body| body.split(' ').next().map(str::to_owned)).await;
+    stage.node().until("some are handled", || count(&stage.notes(), "end") > 40);
+    proxy.heal();
+    // And a storm in which nothing works.
+    proxy.set(fault::Fault::Unavailable, &[], 1000);
+    let before = proxy.counts().values().map(|count| count.faults).sum::<u64>();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let storm = proxy.counts().values().map(|count| count.faults).sum::<u64>() - before;
+    proxy.heal();
+    stage.until_empty(&jobs).await;
+    stage.until_empty(&line).await;
+    let notes = stage.notes();
+    for text in plain.iter().chain(&groups) {
+        assert!(count(&notes, &format!(" {text} 200")) > 0, "{text} is lost");
+    }
+    in_order(&notes);
+    assert_eq!(queue::depth(&stage.client, &dead).await, (0, 0));
+    println!(
+        "{} requests for 260 messages; {storm} calls in a storm of 3 s; {:?}",
+        count(&notes, "begin"),
+        proxy.counts()
+    );
+    assert!(storm < 200, "the service is not left alone: {storm} calls");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_queue_costs_one_long_poll_in_the_cluster_and_a_busy_one_few_calls() {
+    let Some(stage) = Stage::new("calls", 3).await else { return };
+    let jobs = queue::create(&stage.client, "jobs", &[]).await;
+    let proxy = fault::Proxy::start(stage.server.address);
+    stage.source_at(proxy.address, "jobs", "", json!({"queue": "jobs", "concurrency": 50}));
+    stage.send(&jobs, &["first"]).await;
+    stage.until_empty(&jobs).await;
+    let bodies: Vec<String> = (0..2000).map(|n| format!("p {n}")).collect();
+    queue::send(&stage.client, &jobs, &bodies, |_| None).await;
+    stage.until_empty(&jobs).await;
+    let counts = proxy.counts();
+    let calls: u64 = counts.values().map(|count| count.calls).sum();
+    println!("{:.3} calls a message: {counts:?}", calls as f64 / 2001.0);
+    // Two calls for ten messages are the floor.
+    assert!(calls < 2001 * 30 / 100, "{calls}: {counts:?}");
+    // What was asked before may end within the time of a poll.
+    tokio::time::sleep(Duration::from_secs(21)).await;
+    let before = proxy.count("ReceiveMessage").calls;
+    tokio::time::sleep(Duration::from_secs(21)).await;
+    let after = proxy.count("ReceiveMessage").calls;
+    assert!((1..=2).contains(&(after - before)), "{} receives in 21 s", after - before);
+}
+
 /// What the big test counts.
 #[derive(Debug, Default)]
 struct Counts {

@@ -268,8 +268,9 @@ fn job(request: &Request, reader: &mut impl BufRead, writer: &mut impl Write) ->
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
     hash ^= hash >> 29;
-    let most = request.number("ms", 0) * if body.contains("slow") { 10 } else { 1 };
-    std::thread::sleep(Duration::from_millis(if most == 0 { 0 } else { hash % (most + 1) }));
+    let most = request.number("ms", 0);
+    let pause = if body.contains("slow") { most * 10 } else { hash % (most + 1) };
+    std::thread::sleep(Duration::from_millis(pause));
     let first = count == "1";
     let fails = first && hash / 1000 % 100 < request.number("fail", 0);
     let (mut status, mut answer, mut retry) = (200, String::new(), "");
