@@ -198,7 +198,7 @@ async fn a_long_request_keeps_its_message_and_the_source_says_how_it_fares() {
     let Some(stage) = Stage::new("long", 1).await else { return };
     let (jobs, _) = queue::create_with_dlq(&stage.client, "jobs", 5, 10).await;
     // Its lease of ten seconds would end twice in the time that it takes.
-    stage.source("jobs", "ms=2400", json!({"queue": "jobs", "visibility": "10s"}));
+    stage.source("jobs", "ms=1600", json!({"queue": "jobs", "visibility": "10s"}));
     stage.send(&jobs, &["slow"]).await;
     stage.until_empty(&jobs).await;
     let notes = stage.notes();
