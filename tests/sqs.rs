@@ -32,7 +32,11 @@ struct Stage {
 
 impl Stage {
     async fn new(test: &str, nodes: usize) -> Option<Self> {
-        let server = Server::start(Kind::Fauxqs)?;
+        Self::with(Kind::Fauxqs, test, nodes).await
+    }
+
+    async fn with(kind: Kind, test: &str, nodes: usize) -> Option<Self> {
+        let server = Server::start(kind)?;
         let client = queue::clients(server.address).await.calls;
         let cluster = Cluster::start(&format!("sqs-{test}"), nodes);
         let log = cluster.nodes[0].dir.join("handled.log");
@@ -60,7 +64,9 @@ impl Stage {
 
     fn source_at(&self, address: SocketAddr, name: &str, query: &str, more: Value) {
         let path = format!("/job?log={}&{query}", self.log.display());
-        let mut section = json!({"path": path, "region": REGION, "endpoint": format!("http://{address}")});
+        // A short wait, because a node that stops waits for it.
+        let mut section =
+            json!({"path": path, "region": REGION, "endpoint": format!("http://{address}"), "wait": "2s"});
         section.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
         self.node().put("sources", name, &json!({"component": "worker", "sqs": section}).to_string());
     }
@@ -111,6 +117,23 @@ async fn a_message_wakes_its_component_is_told_in_headers_and_deleted_when_it_wa
     }
     assert_eq!(notes.iter().filter(|note| note.ends_with("poison 500")).count(), 2, "{notes:?}");
     assert!(notes.contains(&"end 1 busy 429".to_owned()) && notes.contains(&"end 2 busy 200".to_owned()), "{notes:?}");
+    assert_eq!(queue::depth(&stage.client, &dead).await, (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_another_make_is_read_as_well() {
+    let Some(stage) = Stage::with(Kind::Moto, "moto", 1).await else { return };
+    let (jobs, dead) = queue::create_with_dlq(&stage.client, "jobs", 2, 30).await;
+    let (line, _) = queue::create_with_dlq(&stage.client, "line.fifo", 5, 30).await;
+    stage.source("jobs", "", json!({"queue": "jobs", "backoff": "1s"}));
+    stage.source("line", "", json!({"queue": "line.fifo", "backoff": "1s"}));
+    stage.send(&jobs, &["one", "poison", "two"]).await;
+    stage.send(&line, &["g1 1", "g1 2", "g2 3", "g1 4"]).await;
+    stage.until_empty(&jobs).await;
+    stage.until_empty(&line).await;
+    let notes = stage.notes();
+    assert_eq!((count(&notes, " 200"), count(&notes, "poison 500")), (6, 2), "{notes:?}");
+    in_order(&notes);
     assert_eq!(queue::depth(&stage.client, &dead).await, (1, 0));
 }
 
@@ -239,9 +262,15 @@ async fn calls_that_fail_break_off_or_are_late_lose_nothing() {
     let before = proxy.counts().values().map(|count| count.faults).sum::<u64>();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let storm = proxy.counts().values().map(|count| count.faults).sum::<u64>() - before;
+    // What has to be mended by somebody is said, with what to do.
+    proxy.heal();
+    proxy.set(fault::Fault::Expired, &[], 1000);
+    let problem = || stage.node().look("/v1/sources/jobs")["problem"].as_str().unwrap_or_default().to_owned();
+    stage.node().until("it says that its credentials have expired", || problem().contains("credentials"));
     proxy.heal();
     stage.until_empty(&jobs).await;
     stage.until_empty(&line).await;
+    stage.node().until("all is well again", || problem().is_empty());
     let notes = stage.notes();
     for text in plain.iter().chain(&groups) {
         assert!(count(&notes, &format!(" {text} 200")) > 0, "{text} is lost");
@@ -261,7 +290,7 @@ async fn an_idle_queue_costs_one_long_poll_in_the_cluster_and_a_busy_one_few_cal
     let Some(stage) = Stage::new("calls", 3).await else { return };
     let jobs = queue::create(&stage.client, "jobs", &[]).await;
     let proxy = fault::Proxy::start(stage.server.address);
-    stage.source_at(proxy.address, "jobs", "", json!({"queue": "jobs", "concurrency": 50}));
+    stage.source_at(proxy.address, "jobs", "", json!({"queue": "jobs", "concurrency": 50, "wait": "20s"}));
     stage.send(&jobs, &["first"]).await;
     stage.until_empty(&jobs).await;
     let bodies: Vec<String> = (0..2000).map(|n| format!("p {n}")).collect();
@@ -317,11 +346,13 @@ async fn nothing_is_lost_when_a_node_dies_another_drains_and_the_component_is_ro
             std::thread::sleep(Duration::from_millis(50));
         }
     };
-    // Node 2 dies, the component is rolled, node 1 is drained.
+    // Node 2 dies, the component is rolled, the node comes back, node 1 is drained.
     wait(&stage, 15);
-    stage.cluster.kill_9(2);
-    wait(&stage, 40);
+    let killed = stage.cluster.kill_9(2);
+    wait(&stage, 35);
     stage.roll(1);
+    wait(&stage, 50);
+    stage.cluster.start_again(2, killed);
     wait(&stage, 60);
     let drained = stage.node().api("POST", "/v1/nodes/n1/drain", "{}");
     assert!(drained.0 < 300, "{drained:?}");

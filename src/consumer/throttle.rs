@@ -10,8 +10,9 @@ use super::backoff::call;
 use crate::rng::Rng;
 use crate::time::Mono;
 
-/// Messages at once at the beginning, if the source allows them: one receive.
-const FIRST: u32 = super::CALL_MAX as u32;
+/// Messages at once at the beginning, if the source allows them: ten receives. Doubled with each round of good answers,
+/// so it matters where requests are long; and a component that takes less says so.
+const FIRST: u32 = 100;
 
 /// The longest pause that an answer can ask for: the longest that SQS delays a message.
 const PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
@@ -120,15 +121,15 @@ mod tests {
     fn it_doubles_until_the_first_bad_answer_and_then_grows_by_one_a_round() {
         let mut throttle = throttle(1000);
         let good = Outcome::Done(Report::Good);
-        assert_eq!(throttle.allowed(), 10);
-        throttle.handle(Mono(1), Mono(0), 10, &good, None);
-        assert_eq!(throttle.allowed(), 20);
+        assert_eq!(throttle.allowed(), 100);
+        throttle.handle(Mono(1), Mono(0), 100, &good, None);
+        assert_eq!(throttle.allowed(), 200);
         throttle.handle(Mono(2), Mono(1), 1, &Outcome::TimedOut, None);
-        assert_eq!(throttle.allowed(), 10);
-        for _ in 0..11 {
+        assert_eq!(throttle.allowed(), 100);
+        for _ in 0..101 {
             throttle.handle(Mono(3), Mono(2), 1, &good, None);
         }
-        assert_eq!(throttle.allowed(), 11);
+        assert_eq!(throttle.allowed(), 101);
     }
 
     #[test]

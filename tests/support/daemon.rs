@@ -275,10 +275,10 @@ impl Drop for Daemon {
             }
             return;
         }
-        // Gracefully, so that no instance is left behind.
+        // Gracefully, so that no instance is left behind. The receive of a queue may take 20 s, and is never cut off.
         self.ask_to_stop();
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(20) {
+        while start.elapsed() < Duration::from_secs(40) {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
                 break;
             }

@@ -58,6 +58,10 @@ pub const BATCH_MAX: u32 = 10;
 pub const WINDOW: Duration = Duration::ZERO;
 /// Longest wait for more messages: that of Lambda.
 pub const WINDOW_MAX: Duration = Duration::from_secs(300);
+/// How long a receive waits: the most that SQS allows, so that an idle queue costs three calls a minute.
+pub const WAIT: Duration = Duration::from_secs(20);
+/// Shortest wait: without one SQS asks some of its servers and finds nothing where something is.
+pub const WAIT_MIN: Duration = Duration::from_secs(1);
 /// How long messages are hidden: a node that dies delays them by this. Shorter would cost more extensions than a second
 /// saved is worth.
 pub const VISIBILITY: Duration = Duration::from_secs(30);

@@ -29,6 +29,8 @@ pub struct Sqs {
     pub batch: u8,
     /// How long a request that is not full waits for more messages.
     pub window: Duration,
+    /// How long a receive waits for a message.
+    pub wait: Duration,
     /// How long a message is hidden from others after a node that has it fell silent.
     pub visibility: Duration,
     /// The wait after the first failure of a message; doubles with each.
@@ -65,6 +67,7 @@ impl Section for Sqs {
         "concurrency",
         "batch",
         "window",
+        "wait",
         "visibility",
         "backoff",
         "refused",
@@ -85,6 +88,7 @@ impl Section for Sqs {
             field.refuse(e, format!("is above sqs.concurrency {concurrency}"), format!("1 to {concurrency}"));
         }
         let window = object.get("window").duration(Duration::ZERO..=d::WINDOW_MAX, e);
+        let wait = object.get("wait").duration(d::WAIT_MIN..=d::WAIT, e);
         let visibility = object.get("visibility").duration(d::VISIBILITY_MIN..=d::VISIBILITY_MAX, e);
         let backoff = object.get("backoff").duration(Duration::ZERO..=d::BACKOFF_MAX, e);
         let refused = object.get("refused").one_of(&Refused::WORDS, e);
@@ -102,6 +106,7 @@ impl Section for Sqs {
             concurrency: NonZeroU32::new(concurrency.unwrap_or(d::CONCURRENCY)).unwrap_or(NonZeroU32::MIN),
             batch: u8::try_from(batch).unwrap_or(1),
             window: window.unwrap_or(d::WINDOW),
+            wait: wait.unwrap_or(d::WAIT),
             visibility: visibility.unwrap_or(d::VISIBILITY),
             backoff: backoff.unwrap_or(d::BACKOFF),
             refused: refused.unwrap_or(Refused::Retry),
@@ -119,6 +124,7 @@ impl Section for Sqs {
             "concurrency": self.concurrency,
             "batch": self.batch,
             "window": format_duration(self.window),
+            "wait": format_duration(self.wait),
             "visibility": format_duration(self.visibility),
             "backoff": format_duration(self.backoff),
             "refused": Refused::WORDS.iter().find(|(_, it)| *it == self.refused).map(|(word, _)| *word),

@@ -48,7 +48,7 @@ fn each_kind_gets_its_defaults() {
     assert_eq!(
         good(json!({"component": "api", "sqs": {"queue": "jobs.fifo", "path": "/job"}})).to_doc(),
         json!({"component": "api", "enabled": true, "sqs": {"queue": "jobs.fifo", "prefix": false, "path": "/job",
-            "concurrency": 10, "batch": 1, "window": "0s", "visibility": "30s", "backoff": "10s", "refused": "retry",
+            "concurrency": 10, "batch": 1, "window": "0s", "wait": "20s", "visibility": "30s", "backoff": "10s", "refused": "retry",
             "region": null, "endpoint": null, "timeout": null}})
     );
 }
@@ -167,6 +167,7 @@ fn each_refusal_names_its_field_its_value_and_what_is_allowed() {
             "above sqs.concurrency 2",
         ),
         ("sqs", json!({"queue": "q", "path": "/", "visibility": "9s"}), "sqs.visibility", "\"9s\"", "too short"),
+        ("sqs", json!({"queue": "q", "path": "/", "wait": "21s"}), "sqs.wait", "\"21s\"", "too long"),
         ("sqs", json!({"queue": "q", "path": "/", "window": "6m"}), "sqs.window", "\"6m\"", "too long"),
         ("sqs", json!({"queue": "q", "path": "/", "refused": "drop"}), "sqs.refused", "\"drop\"", "one of"),
         ("sqs", json!({"queue": "q", "path": "/", "region": "EU"}), "sqs.region", "\"EU\"", "not a region"),
@@ -282,6 +283,7 @@ fn any_trigger() -> impl Strategy<Value = Trigger> {
                 concurrency,
                 batch,
                 window,
+                wait: Duration::from_secs(u64::from(batch)),
                 visibility,
                 backoff,
                 refused,

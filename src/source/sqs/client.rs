@@ -12,9 +12,7 @@ use aws_sdk_sqs::config::{Region, SharedHttpClient, StalledStreamProtectionConfi
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
-/// How long a receive waits at the service for a message: the most that SQS allows, so that an idle queue costs three
-/// calls a minute.
-pub const LONG_POLL: Duration = Duration::from_secs(20);
+use crate::model::source::defaults::WAIT;
 
 /// For a connection with TLS: three round trips around the world, and two lost packets (1 s and 2 s).
 const CONNECT: Duration = Duration::from_secs(5);
@@ -25,7 +23,7 @@ const CALL: Duration = Duration::from_secs(8);
 
 /// For a long poll: its wait, and then as long as every other call. A client that gives up before the service has
 /// answered loses messages until their visibility ends.
-const POLL: Duration = Duration::from_secs(LONG_POLL.as_secs() + CALL.as_secs());
+const POLL: Duration = Duration::from_secs(WAIT.as_secs() + CALL.as_secs());
 
 /// Of the credential chain as well, which asks the instance's metadata: connections at rest that are kept per host.
 /// A source with all its seats here polls with several of these at once.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::calls::{self, Receive, Told};
-use super::client::{Clients, LONG_POLL};
+use super::client::Clients;
 use super::event::{self, Origin};
 use super::inspect::{self, Facts, Found, Redrive};
 use super::status::QueueStatus;
@@ -51,6 +51,10 @@ const SLOTS_MIN: u32 = 10;
 
 /// Time between two changes of the number of seats: each is given a chance to help first.
 const CHANGE: Duration = Duration::from_secs(10);
+
+/// The time for the rest of an answer that began within the component's own limit. That limit comes first, because it
+/// knows whether somebody got the message.
+const REST: Duration = Duration::from_secs(5);
 
 /// The time for a request where neither the source nor a component says.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -213,7 +217,7 @@ impl Poller {
             batch: sqs.batch.into(),
             window: sqs.window,
             visibility: sqs.visibility,
-            long_poll: LONG_POLL,
+            long_poll: sqs.wait,
             backoff: sqs.backoff,
             buries: sqs.refused == Refused::DeadLetter,
         };
@@ -357,7 +361,7 @@ impl Poller {
             let mut effects = Vec::new();
             for ((name, queue), (limit, used)) in self.queues.iter_mut().zip(limits.into_iter().zip(uses)) {
                 let in_flight = queue.facts.as_ref().map_or(0, |facts| facts.in_flight);
-                queue.consumer.set_long_poll(if is_short { TURN } else { LONG_POLL });
+                queue.consumer.set_long_poll(if is_short { self.settings.wait.min(TURN) } else { self.settings.wait });
                 queue.consumer.set_pause(now, self.throttle.paused());
                 queue.consumer.set_limit(now, if in_flight >= IN_FLIGHT_MAX { used.held } else { limit });
                 while let Some(effect) = queue.consumer.poll_effect() {
@@ -415,7 +419,7 @@ impl Poller {
     fn deliver(&mut self, now: Mono, name: String, delivery: u64, messages: Vec<Arc<Message>>) {
         let Some(queue) = self.queues.get(&name) else { return };
         let source: Arc<Source> = Arc::clone(&self.seat.source.borrow());
-        let own = || self.me.courier.component(&source.component).map(|component| component.request_timeout);
+        let own = || Some(self.me.courier.component(&source.component)?.request_timeout + REST);
         let timeout = self.settings.timeout.or_else(own).unwrap_or(TIMEOUT);
         let event = event::event(&self.name, &source.component, &self.settings, &queue.origin, &messages, timeout);
         let (courier, is_batch) = (self.me.courier.clone(), self.settings.batch > 1);
