@@ -17,14 +17,14 @@ const FIRST: u32 = 100;
 /// The longest pause that an answer can ask for: the longest that SQS delays a message.
 const PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
 
-/// What is counted: thousandths of a message.
-const PARTS: u64 = 1000;
+/// What is counted: millionths of a message, fine enough for one more in a round of the most that there can be.
+const PARTS: u64 = 1_000_000;
 
 /// The share of one poller of what a source may do at once.
 #[derive(Debug)]
 pub struct Throttle {
     most: u32,
-    /// In thousandths.
+    /// In [`PARTS`].
     allowed: u64,
     /// Doubles with each round of good answers until the first bad one.
     is_fast: bool,
@@ -138,7 +138,7 @@ mod tests {
         for _ in 0..10 {
             throttle.handle(Mono(5), Mono(1), 1, &Outcome::TimedOut, None);
         }
-        assert_eq!(throttle.allowed(), 5, "ten answers to what began before the cut");
+        assert_eq!(throttle.allowed(), 8, "ten answers to what began before the cut");
         for at in 6..20 {
             throttle.handle(Mono(at), Mono(at), 1, &Outcome::TimedOut, None);
         }

@@ -169,7 +169,7 @@ fn each_refusal_names_its_field_its_value_and_what_is_allowed() {
         ("sqs", json!({"queue": "q", "path": "/", "visibility": "9s"}), "sqs.visibility", "\"9s\"", "too short"),
         ("sqs", json!({"queue": "q", "path": "/", "wait": "21s"}), "sqs.wait", "\"21s\"", "too long"),
         ("sqs", json!({"queue": "q", "path": "/", "window": "6m"}), "sqs.window", "\"6m\"", "too long"),
-        ("sqs", json!({"queue": "q", "path": "/", "refused": "drop"}), "sqs.refused", "\"drop\"", "one of"),
+        ("sqs", json!({"queue": "q", "path": "/", "refused": "drop"}), "sqs.refused", "\"drop\"", "not a choice"),
         ("sqs", json!({"queue": "q", "path": "/", "region": "EU"}), "sqs.region", "\"EU\"", "not a region"),
         ("sqs", json!({"queue": "q", "path": "/", "endpoint": "h:1"}), "sqs.endpoint", "\"h:1\"", "not an http"),
     ] {
