@@ -64,6 +64,7 @@ use crate::source::courier::{Components, Courier};
 use crate::source::cron::Schedules;
 use crate::source::once::Later;
 use crate::source::sqs::SqsSource;
+use crate::source::sqs::inspect::Queues;
 use crate::source::sqs::status::Book;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
@@ -449,6 +450,7 @@ impl Daemon {
             duties: duties_seen,
             questions,
             consent,
+            services: Queues::default(),
         };
         let desk = Arc::new(desk);
         let part = CancellationToken::new();

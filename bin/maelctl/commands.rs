@@ -19,6 +19,7 @@ mod invoke;
 mod logs;
 mod node;
 mod ps;
+mod queue;
 mod version;
 
 /// What to do.
@@ -36,6 +37,9 @@ pub(crate) enum Command {
     /// Settings and secrets: what it is told
     #[command(subcommand, alias = "config")]
     Cfg(cfg::Cfg),
+    /// Queues: what waits to be handled, and what failed
+    #[command(subcommand, alias = "queues")]
+    Queue(queue::Queue),
     /// Nodes: where it runs
     #[command(subcommand, alias = "nodes")]
     Node(node::Node),
@@ -65,6 +69,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Failu
         Command::Es(command) => es::run(command, context).await,
         Command::Cron(command) => cron::run(command, context).await,
         Command::Cfg(command) => cfg::run(command, context).await,
+        Command::Queue(command) => queue::run(command, context).await,
         Command::Node(command) => node::run(command, context).await,
         Command::Explain(command) => explain::run(command, context).await,
         Command::Ps(args) => ps::run(&args, context).await,

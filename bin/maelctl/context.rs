@@ -143,6 +143,11 @@ impl Context {
         }
     }
 
+    /// Prints a table that is no list of the API's.
+    pub(crate) fn table(&self, table: &Table) -> Result<(), Failure> {
+        self.data(table.render(self.format == Format::Wide, self.headers, self.colour).as_bytes())
+    }
+
     /// What a put did.
     pub(crate) fn put(
         &self,

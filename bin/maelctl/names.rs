@@ -53,6 +53,16 @@ pub(crate) fn nodes() -> ArgValueCandidates {
     })
 }
 
+/// Names of queues.
+pub(crate) fn queues() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        ask(async |client| {
+            let list = client.queues().await.ok()?;
+            Some(list.items.into_iter().map(|queue| queue.name).collect())
+        })
+    })
+}
+
 /// Ids of instances.
 pub(crate) fn instances() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {

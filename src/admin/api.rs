@@ -20,6 +20,7 @@ use crate::time::Wall;
 mod error;
 mod event;
 mod plan;
+mod queue;
 mod rollout;
 mod runs;
 mod view;
@@ -27,6 +28,7 @@ mod view;
 pub use error::{ApiError, Code};
 pub use event::{EVENTS_MAX, EventQuery, EventView};
 pub use plan::{PlanNode, PlanView};
+pub use queue::{MessageView, PEEK_BODY, PEEK_MAX, Peeked, Purged, QueueRef, QueueView, Redriven};
 pub use rollout::{RevisionView, RolloutNode, RolloutView};
 pub use runs::{NEXT_MAX, NextView, RunView};
 pub use view::{
@@ -263,6 +265,19 @@ pub trait Control: fmt::Debug + Send + Sync + 'static {
 
     /// Sends an event to a component as a source would.
     fn invoke(&self, component: ComponentName, event: Invoke) -> BoxFuture<'_, Result<Invoked, ApiError>>;
+
+    /// The queues that event sources read, in the order of their names. What could not be found out of one is said in it.
+    fn list_queues(&self) -> BoxFuture<'_, Result<List<QueueView>, ApiError>>;
+
+    /// Up to `limit` messages of a queue, given back at once. Each look counts as a receive for the queue.
+    fn peek_queue(&self, queue: QueueRef, limit: u32) -> BoxFuture<'_, Result<Peeked, ApiError>>;
+
+    /// Moves dead letters back to their queue: all by the service if it can do that, else up to `max` one by one, for some
+    /// seconds. A dropped future may leave one message in both queues.
+    fn redrive_queue(&self, queue: QueueRef, max: Option<u64>) -> BoxFuture<'_, Result<Redriven, ApiError>>;
+
+    /// Deletes all messages of a queue.
+    fn purge_queue(&self, queue: QueueRef) -> BoxFuture<'_, Result<Purged, ApiError>>;
 
     /// What this node runs.
     fn version(&self) -> BoxFuture<'_, Result<VersionView, ApiError>>;

@@ -19,7 +19,8 @@ use serde_json::Value;
 
 use crate::admin::api::{
     ApiError, CfgView, Code, ComponentView, EventQuery, Expect, InstanceView, Invoke, List, LogQuery, NextView,
-    NodeView, PlanView, PutAnswer, Removed, RevisionView, RolloutView, RunView, SourceView, Timing, VersionView,
+    NodeView, Peeked, PlanView, Purged, PutAnswer, QueueRef, QueueView, Redriven, Removed, RevisionView, RolloutView,
+    RunView, SourceView, Timing, VersionView,
 };
 use crate::admin::server::events::{self, STATUS, TIMING};
 use crate::model::cfg::CfgKey;
@@ -324,6 +325,40 @@ impl Client {
         self.ask(expecting(request, expect)?).await
     }
 
+    /// The queues that event sources read.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn queues(&self) -> Result<List<QueueView>, ClientError> {
+        self.get("/v1/queues").await
+    }
+
+    /// Messages of a queue.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn peek_queue(&self, queue: &QueueRef, limit: u32) -> Result<Peeked, ClientError> {
+        self.ask(self.request(Method::POST, &queue_path(queue, "peek", Some(("limit", limit.into()))), Bytes::new()))
+            .await
+    }
+
+    /// Moves dead letters back: what of it this one request can do.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn redrive_queue(&self, queue: &QueueRef, max: Option<u64>) -> Result<Redriven, ClientError> {
+        let path = queue_path(queue, "redrive", max.map(|max| ("max", max)));
+        self.ask(self.request(Method::POST, &path, Bytes::new())).await
+    }
+
+    /// Deletes all messages of a queue.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn purge_queue(&self, queue: &QueueRef) -> Result<Purged, ClientError> {
+        self.ask(self.request(Method::POST, &queue_path(queue, "purge", None), Bytes::new())).await
+    }
+
     /// All nodes.
     ///
     /// # Errors
@@ -541,6 +576,15 @@ fn setting_path(key: &CfgKey, query: &[&str]) -> String {
     let query = component.into_iter().chain(query.iter().map(|part| (*part).to_owned())).collect::<Vec<_>>().join("&");
     let mark = if query.is_empty() { "" } else { "?" };
     format!("/v1/cfg/{}{mark}{query}", escape(key.name.as_str()))
+}
+
+fn queue_path(queue: &QueueRef, action: &str, number: Option<(&str, u64)>) -> String {
+    let source = queue.source.as_ref().map(|source| format!("source={source}"));
+    let dlq = queue.dlq.then(|| "dlq=true".to_owned());
+    let number = number.map(|(name, number)| format!("{name}={number}"));
+    let query = source.into_iter().chain(dlq).chain(number).collect::<Vec<_>>().join("&");
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("/v1/queues/{}/{action}{mark}{query}", escape(&queue.name))
 }
 
 /// Says on a request what it is based on.

@@ -30,8 +30,9 @@ use super::runs::Claim;
 use super::scheduler::Question;
 use crate::admin::api::{
     ApiError, CfgView, Change, Code, ComponentView, ConflictView, Control, EventQuery, EventView, Expect,
-    InstanceCounts, InstanceView, Invoke, Invoked, List, LogLine, LogQuery, NextView, NodeMemory, NodeView, Problem,
-    PutAnswer, Removed, RevisionView, RolloutView, RunView, SourceView, VersionView, rfc3339,
+    InstanceCounts, InstanceView, Invoke, Invoked, List, LogLine, LogQuery, NextView, NodeMemory, NodeView, Peeked,
+    Problem, Purged, PutAnswer, QueueRef, QueueView, Redriven, Removed, RevisionView, RolloutView, RunView, SourceView,
+    VersionView, rfc3339,
 };
 use crate::crdt::Sibling;
 use crate::crdt::bulletin::{Sheet, Taken};
@@ -47,6 +48,7 @@ use crate::placement::lease;
 use crate::runtime::logs::LogBook;
 use crate::runtime::{BoxFuture, Runtime};
 use crate::source::courier::{Components as _, Courier, Event};
+use crate::source::sqs::inspect::Queues;
 use crate::source::sqs::status::Book;
 use crate::time::Wall;
 use crate::wire;
@@ -54,6 +56,7 @@ use crate::wire;
 mod events;
 mod logs;
 mod noted;
+mod queues;
 mod runs;
 mod settings;
 
@@ -82,6 +85,7 @@ pub(crate) struct Desk {
     pub(crate) duties: watch::Receiver<Duties>,
     pub(crate) questions: mpsc::Sender<Question>,
     pub(crate) consent: Arc<Consent>,
+    pub(crate) services: Queues,
 }
 
 /// The question that carries a sheet.
@@ -621,9 +625,10 @@ impl Control for Desk {
     fn put_source(&self, name: SourceName, doc: Value, expect: Expect) -> BoxFuture<'_, Result<PutAnswer, ApiError>> {
         Box::pin(async move {
             let expect = expectation(expect)?;
-            let notes = Source::parse(&name, &doc).map(|source| runs::notes(&source)).unwrap_or_default();
+            let read = Source::parse(&name, &doc).ok();
+            let notes = read.as_ref().map(runs::notes).unwrap_or_default();
             let edited = self.edit(Edit::PutSource { name: name.clone(), doc, expect }).await?;
-            Ok(PutAnswer { notes, ..answer(name.as_str(), edited) })
+            Ok(PutAnswer { notes, ..self.advised(read.as_ref(), answer(name.as_str(), edited)).await })
         })
     }
 
@@ -631,7 +636,7 @@ impl Control for Desk {
         Box::pin(async move {
             let new = Source::parse(&name, &doc).map_err(|invalid| ApiError::fields("the definition", invalid))?;
             let would = would(name.as_str(), &new, self.catalog.read().sources.get(&name), &expect)?;
-            Ok(PutAnswer { notes: runs::notes(&new), ..would })
+            Ok(PutAnswer { notes: runs::notes(&new), ..self.advised(Some(&new), would).await })
         })
     }
 
@@ -851,6 +856,22 @@ impl Control for Desk {
             });
             Ok(Invoked { status: head.status, headers: head.headers, body: receiver, timing })
         })
+    }
+
+    fn list_queues(&self) -> BoxFuture<'_, Result<List<QueueView>, ApiError>> {
+        Box::pin(self.list_queues())
+    }
+
+    fn peek_queue(&self, queue: QueueRef, limit: u32) -> BoxFuture<'_, Result<Peeked, ApiError>> {
+        Box::pin(self.peek_queue(queue, limit))
+    }
+
+    fn redrive_queue(&self, queue: QueueRef, max: Option<u64>) -> BoxFuture<'_, Result<Redriven, ApiError>> {
+        Box::pin(self.redrive_queue(queue, max))
+    }
+
+    fn purge_queue(&self, queue: QueueRef) -> BoxFuture<'_, Result<Purged, ApiError>> {
+        Box::pin(self.purge_queue(queue))
     }
 
     fn version(&self) -> BoxFuture<'_, Result<VersionView, ApiError>> {

@@ -108,11 +108,23 @@ impl Daemon {
         daemon
     }
 
+    /// The same with changes to its command, such as another environment.
+    pub fn start_changed(dir: PathBuf, runtime: &str, change: impl FnOnce(&mut Command)) -> Self {
+        let daemon = Self::launch(dir, runtime, Ports::free().into(), change);
+        daemon.until("the daemon answers", || daemon.answers());
+        daemon
+    }
+
     /// The same without waiting until it answers.
     pub fn spawn(dir: PathBuf, runtime: &str, site: impl Into<Site>, more: &[&str]) -> Self {
-        let site = site.into();
+        Self::launch(dir, runtime, site.into(), |command| _ = command.args(more))
+    }
+
+    fn launch(dir: PathBuf, runtime: &str, site: Site, change: impl FnOnce(&mut Command)) -> Self {
         std::fs::create_dir_all(&dir).expect("a data directory");
-        let child = Self::command(&dir, runtime, site.clone()).args(more).spawn().expect("maelstromd starts");
+        let mut command = Self::command(&dir, runtime, site.clone());
+        change(&mut command);
+        let child = command.spawn().expect("maelstromd starts");
         let Site { ports, host, .. } = site;
         let api = (Ipv4Addr::LOCALHOST, ports.api).into();
         let (http, peer) = ((host, ports.http).into(), (host, ports.peer).into());

@@ -25,6 +25,10 @@ pub enum Fault {
     Throttled,
     /// Refused because the credentials have expired.
     Expired,
+    /// Refused because the credentials may not do this.
+    Denied,
+    /// This is the answer, and the server never sees the call.
+    Instead(&'static str),
     /// The server does it, and the connection ends in the middle of its answer.
     Cut,
     /// The server does it, and its answer comes so much later.
@@ -267,6 +271,10 @@ fn refusal(fault: Fault) -> Option<String> {
                 "HTTP/1.1 503 Slow Down\r\ncontent-type: text/html\r\ncontent-length: 4\r\n\r\n503\n".to_owned(),
             );
         }
+        Fault::Instead(body) => {
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-amz-json-1.0";
+            return Some(format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
+        }
         Fault::Throttled => (
             "400 Bad Request",
             "com.amazonaws.sqs",
@@ -279,6 +287,7 @@ fn refusal(fault: Fault) -> Option<String> {
             "ExpiredTokenException",
             "The security token included in the request is expired",
         ),
+        Fault::Denied => ("400 Bad Request", "com.amazonaws.sqs", "AccessDenied", "User is not authorized to do this"),
         Fault::Cut | Fault::Slow(_) => return None,
     };
     let body = format!("{{\"__type\":\"{kind}#{code}\",\"message\":\"{text}\"}}");

@@ -12,7 +12,8 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::api::{
-    ApiError, BODY_MAX, Change, Code, Control, EVENTS_MAX, EventQuery, Expect, LogQuery, NEXT_MAX, PutAnswer, TAIL_MAX,
+    ApiError, BODY_MAX, Change, Code, Control, EVENTS_MAX, EventQuery, Expect, LogQuery, NEXT_MAX, PEEK_MAX, PutAnswer,
+    QueueRef, TAIL_MAX,
 };
 use crate::admin::server::body::{self, Body};
 use crate::admin::server::query::{self, Query};
@@ -29,6 +30,12 @@ const TAIL: u64 = 100;
 
 /// Planned times of a schedule if the request does not say.
 const NEXT: usize = 5;
+
+/// Messages that a look at a queue shows if the request does not say: those of one receive.
+const PEEK: u64 = 10;
+
+/// The longest name of a queue in bytes: the bound of SQS.
+const QUEUE_NAME_MAX: usize = 80;
 
 /// What stands at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +55,10 @@ enum Place {
     AskRun,
     Settings,
     Setting,
+    Queues,
+    Peek,
+    Redrive,
+    Purge,
     Nodes,
     Node,
     Duty(Duty),
@@ -77,6 +88,10 @@ const TABLE: &[(&str, Place, &[Method])] = &[
     ("/v1/sources/{name}/run", Place::AskRun, &[Method::POST]),
     ("/v1/cfg", Place::Settings, &[Method::GET]),
     ("/v1/cfg/{name}", Place::Setting, &[Method::GET, Method::PUT, Method::DELETE]),
+    ("/v1/queues", Place::Queues, &[Method::GET]),
+    ("/v1/queues/{name}/peek", Place::Peek, &[Method::POST]),
+    ("/v1/queues/{name}/redrive", Place::Redrive, &[Method::POST]),
+    ("/v1/queues/{name}/purge", Place::Purge, &[Method::POST]),
     ("/v1/nodes", Place::Nodes, &[Method::GET]),
     ("/v1/nodes/{name}", Place::Node, &[Method::GET, Method::DELETE]),
     ("/v1/nodes/{name}/drain", Place::Duty(Duty::Draining), &[Method::POST]),
@@ -218,6 +233,25 @@ impl Asked<'_> {
                 Ok(body::json(ok, &control.list_settings().await?))
             }
             Place::Setting => self.setting(body).await,
+            Place::Queues => {
+                self.query(&[])?;
+                Ok(body::json(ok, &control.list_queues().await?))
+            }
+            Place::Peek => {
+                let query = self.query(&["source", "dlq", "limit"])?;
+                let limit = query.number("limit", PEEK_MAX.into())?.unwrap_or(PEEK).max(1);
+                let limit = u32::try_from(limit).unwrap_or(PEEK_MAX);
+                Ok(body::json(ok, &control.peek_queue(self.queue(&query)?, limit).await?))
+            }
+            Place::Redrive => {
+                let query = self.query(&["source", "max"])?;
+                let max = query.number("max", u64::MAX)?;
+                Ok(body::json(ok, &control.redrive_queue(self.queue(&query)?, max).await?))
+            }
+            Place::Purge => {
+                let query = self.query(&["source", "dlq"])?;
+                Ok(body::json(ok, &control.purge_queue(self.queue(&query)?).await?))
+            }
             Place::Nodes => {
                 self.query(&[])?;
                 Ok(body::json(ok, &control.list_nodes().await?))
@@ -365,6 +399,19 @@ impl Asked<'_> {
     fn name<N: FromStr<Err: std::fmt::Display>>(&self) -> Result<N, ApiError> {
         let name = query::decode(self.name)?;
         name.parse().map_err(|error| ApiError::invalid(format!("name {name:?} {error}")))
+    }
+
+    /// The queue in the path.
+    fn queue(&self, query: &Query) -> Result<QueueRef, ApiError> {
+        let name = query::decode(self.name)?;
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+        if name.is_empty() || name.len() > QUEUE_NAME_MAX || !name.bytes().all(inner) {
+            let allowed = "[A-Za-z0-9_-], at most 80 bytes, with .fifo at its end if it is one";
+            return Err(ApiError::invalid(format!("name {name:?} is not the name of a queue; allowed is {allowed}")));
+        }
+        // Not every path takes it.
+        let dlq = query.flag("dlq")?;
+        Ok(QueueRef { name, source: query.parsed("source")?, dlq })
     }
 
     /// What the change is based on.

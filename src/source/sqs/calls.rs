@@ -163,7 +163,7 @@ fn seconds(time: Duration) -> i32 {
 
 /// Whether this trouble is worth a word to people, and not gone by the next call.
 pub(super) fn is_lasting(trouble: &Trouble) -> bool {
-    !matches!(trouble.cause, Cause::Busy | Cause::Late)
+    !matches!(trouble.cause, Cause::Busy | Cause::Late | Cause::Strange)
 }
 
 #[cfg(test)]
