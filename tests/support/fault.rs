@@ -11,10 +11,13 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest that the server may take for an answer: more than the longest poll.
 const ANSWER: Duration = Duration::from_secs(40);
+
+/// Calls of each action whose bodies are kept: what a test looks at is among the first.
+const KEPT: usize = 1000;
 
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,8 @@ pub struct Count {
     pub messages: u64,
     /// Messages in answers that broke off.
     pub lost: u64,
+    /// Messages that calls with a whole answer were about: in a delete those that were deleted.
+    pub entries: u64,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +71,10 @@ struct State {
     counts: Mutex<BTreeMap<String, Count>>,
     draw: AtomicU64,
     stop: AtomicBool,
+    /// The bodies of the first calls of each action.
+    bodies: Mutex<BTreeMap<String, Vec<String>>>,
+    /// Since messages went through for the first time.
+    began: Mutex<Option<Instant>>,
 }
 
 /// The proxy in front of one server; takes no new connections when dropped.
@@ -112,6 +121,22 @@ impl Proxy {
         self.counts().get(action).copied().unwrap_or_default()
     }
 
+    /// The bodies of the first thousand calls of an action, in their order.
+    pub fn calls_of(&self, action: &str) -> Vec<String> {
+        self.state.bodies.lock().expect("not poisoned").get(action).cloned().unwrap_or_default()
+    }
+
+    /// Begins to count anew.
+    pub fn forget(&self) {
+        self.state.counts.lock().expect("not poisoned").clear();
+        *self.state.began.lock().expect("not poisoned") = None;
+    }
+
+    /// When the first messages since then went through.
+    pub fn began(&self) -> Option<Instant> {
+        *self.state.began.lock().expect("not poisoned")
+    }
+
     /// All calls.
     pub fn calls(&self) -> u64 {
         self.counts().values().map(|count| count.calls).sum()
@@ -134,6 +159,14 @@ impl State {
             meant && self.random() % 1000 < rule.of_1000
         };
         rules.iter().find(hits).map(|rule| rule.fault)
+    }
+
+    fn keep(&self, action: &str, body: &[u8]) {
+        let mut bodies = self.bodies.lock().expect("not poisoned");
+        let kept = bodies.entry(action.to_owned()).or_default();
+        if kept.len() < KEPT {
+            kept.push(String::from_utf8_lossy(body).into_owned());
+        }
     }
 
     fn random(&self) -> u64 {
@@ -161,7 +194,7 @@ impl Message {
         lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 
-    /// How many messages a receive brings.
+    /// How many messages an answer brings, or a call is about.
     fn messages(&self) -> u64 {
         let text = String::from_utf8_lossy(&self.body);
         text.matches("\"ReceiptHandle\"").count() as u64
@@ -177,6 +210,7 @@ fn serve(client: &TcpStream, server: SocketAddr, state: &State) -> io::Result<()
         let target = call.header("x-amz-target").unwrap_or_default();
         let action = target.rsplit('.').next().unwrap_or_default().to_owned();
         let fault = state.fault(&action);
+        state.keep(&action, &call.body);
         state.note(&action, |count| {
             count.calls += 1;
             count.faults += u64::from(fault.is_some());
@@ -196,13 +230,17 @@ fn serve(client: &TcpStream, server: SocketAddr, state: &State) -> io::Result<()
             (&*client).write_all(&whole[..whole.len() - answer.body.len().div_ceil(2).max(1)])?;
             return client.shutdown(Shutdown::Both);
         }
-        let messages = answer.messages();
+        let (messages, entries) = (answer.messages(), call.messages());
+        if messages > 0 {
+            state.began.lock().expect("not poisoned").get_or_insert_with(Instant::now);
+        }
         let mut whole = answer.head.into_bytes();
         whole.extend_from_slice(&answer.body);
         (&*client).write_all(&whole)?;
         state.note(&action, |count| {
             count.answers += 1;
             count.messages += messages;
+            count.entries += entries;
         });
     }
     Ok(())
