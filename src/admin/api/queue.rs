@@ -43,6 +43,10 @@ pub struct QueueView {
     /// Messages that were received and not deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u64>,
+    /// Milliseconds since the oldest message that a poller of ours holds was sent; the service does not tell the age of
+    /// those that wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<u64>,
     /// Messages whose delay has not passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delayed: Option<u64>,

@@ -10,7 +10,7 @@ use crate::admin::api::{
     ApiError, Code, List, MessageView, PEEK_BODY, Peeked, Purged, PutAnswer, QueueRef, QueueView, Redriven, rfc3339,
 };
 use crate::model::Source;
-use crate::model::source::{Sqs, Trigger};
+use crate::model::source::{Refused, Sqs, Trigger};
 use crate::source::sqs::advice::{Read, advice};
 use crate::source::sqs::inspect::{self, Facts, Found, attribute};
 use crate::source::sqs::trouble::{Cause, Trouble};
@@ -115,9 +115,9 @@ impl Desk {
             found.truncate(ADVISED);
             let client = &client;
             let looks = found.into_iter().map(|queue| async move { (inspect::look(client, &queue).await, queue) });
-            let mut said = Vec::new();
+            let (mut said, buries) = (Vec::new(), sqs.refused == Refused::DeadLetter);
             for (facts, queue) in inspect::look_at_all(looks).await {
-                said.extend(advice(&Read { queue: &queue.name, facts: &facts? }));
+                said.extend(advice(&Read { queue: &queue.name, facts: &facts?, buries }));
             }
             Ok(said)
         };
@@ -185,7 +185,14 @@ impl Desk {
             views
         };
         let late = |_| failed(name, &Trouble::late("GetQueueAttributes", name));
-        tokio::time::timeout(LOOK, look).await.unwrap_or_else(late)
+        // The service does not tell the age of what waits; our pollers know that of what they hold.
+        let (looked, pollers) = tokio::join!(tokio::time::timeout(LOOK, look), self.all_pollers(&source.name));
+        let mut views = looked.unwrap_or_else(late);
+        for view in &mut views {
+            view.oldest_ms =
+                pollers.iter().filter(|poller| poller.queue == view.name).filter_map(|poller| poller.oldest_ms).max();
+        }
+        views
     }
 
     /// The queue that is meant, among those that sources read.

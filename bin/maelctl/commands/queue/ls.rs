@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::output::Table;
+use crate::output::{Table, age};
 
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:\n  maelctl queue ls\n  maelctl queue ls -o wide\n")]
@@ -16,6 +16,7 @@ pub(crate) async fn run(_: &Args, context: &Context) -> Result<(), Failure> {
         ("COMPONENT", true),
         ("MESSAGES", false),
         ("IN FLIGHT", false),
+        ("OLDEST", false),
         ("DELAYED", true),
         ("DLQ", false),
         ("DEAD", false),
@@ -33,6 +34,7 @@ pub(crate) async fn run(_: &Args, context: &Context) -> Result<(), Failure> {
             queue.component.clone(),
             number(queue.messages),
             number(queue.in_flight),
+            queue.oldest_ms.map(age).unwrap_or_default(),
             number(queue.delayed),
             queue.dlq.clone().unwrap_or_default(),
             number(queue.dlq_messages),
