@@ -161,6 +161,10 @@ impl State {
         rules.iter().find(hits).map(|rule| rule.fault)
     }
 
+    fn begin(&self) {
+        self.began.lock().expect("not poisoned").get_or_insert_with(Instant::now);
+    }
+
     fn keep(&self, action: &str, body: &[u8]) {
         let mut bodies = self.bodies.lock().expect("not poisoned");
         let kept = bodies.entry(action.to_owned()).or_default();
@@ -232,7 +236,7 @@ fn serve(client: &TcpStream, server: SocketAddr, state: &State) -> io::Result<()
         }
         let (messages, entries) = (answer.messages(), call.messages());
         if messages > 0 {
-            state.began.lock().expect("not poisoned").get_or_insert_with(Instant::now);
+            state.begin();
         }
         let mut whole = answer.head.into_bytes();
         whole.extend_from_slice(&answer.body);
