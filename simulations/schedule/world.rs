@@ -404,7 +404,7 @@ impl World {
                     self.seen.handovers += 1;
                 }
                 Output::Say(_, claim) => (process.said, says) = (claim, true),
-                Output::Width(..) => {}
+                Output::Ready | Output::Width(..) => {}
             }
         }
         if process.leaves.is_some_and(|by| by <= now || process.flights.is_empty()) {

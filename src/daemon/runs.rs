@@ -49,9 +49,9 @@ pub(crate) fn begun(definitions: &Definitions, new: &Source, now: Wall) -> Resul
         return removed(definitions, &new.name);
     };
     let times = |cron: &Cron| (cron.expression.clone(), cron.timezone.clone(), cron.gap, cron.repeat, cron.jitter);
-    let is_as_before = definitions.sources.get(&new.name).is_some_and(|old| match &old.value.trigger {
-        Trigger::Cron(old_cron) => (old.value.enabled || !new.enabled) && times(old_cron) == times(cron),
-        Trigger::Http(_) | Trigger::Sqs(_) | Trigger::Once(_) => false,
+    let is_as_before = definitions.sources.get(&new.name).is_some_and(|old| {
+        let Trigger::Cron(old_cron) = &old.value.trigger else { return false };
+        (old.value.enabled || !new.enabled) && times(old_cron) == times(cron)
     });
     if is_as_before {
         return Ok(None);

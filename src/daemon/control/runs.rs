@@ -25,10 +25,8 @@ fn next(cron: &Cron, after: Wall, count: usize) -> Vec<String> {
 
 /// The next planned times of a source; none if it has none, or is switched off.
 pub(super) fn shown(source: &Source) -> Vec<String> {
-    match &source.trigger {
-        Trigger::Cron(cron) if source.enabled => next(cron, Clock::wall(), SHOWN),
-        Trigger::Cron(_) | Trigger::Http(_) | Trigger::Sqs(_) => Vec::new(),
-    }
+    let (Trigger::Cron(cron), true) = (&source.trigger, source.enabled) else { return Vec::new() };
+    next(cron, Clock::wall(), SHOWN)
 }
 
 /// What a put of a source says besides: when a schedule runs next.
