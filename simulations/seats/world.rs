@@ -303,12 +303,13 @@ impl World {
         if self.under_way.iter().all(|(at, ..)| *at > now) {
             return;
         }
-        let (due, later): (Vec<_>, Vec<_>) = self.under_way.drain(..).partition(|(at, ..)| *at <= now);
-        self.under_way = later;
-        for (_, by, to, source, claim) in due {
-            // Sheets are acknowledged: what did not arrive is told again when they reach each other.
-            if !self.reach(by, to) {
-                self.under_way.push((now + SPREAD, by, to, source, claim));
+        // Sheets are acknowledged and come in order: what cannot arrive yet is told when the two reach each other, and what
+        // was said after it waits for it.
+        let mut waits = BTreeSet::new();
+        for (at, by, to, source, claim) in std::mem::take(&mut self.under_way) {
+            if at > now || waits.contains(&(by, to)) || !self.reach(by, to) {
+                waits.insert((by, to));
+                self.under_way.push((at, by, to, source, claim));
                 continue;
             }
             self.has_heard.insert(to);
