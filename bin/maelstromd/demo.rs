@@ -20,6 +20,9 @@ use crate::cli::Demo;
 const FREEZE: &str = "10s";
 const STOP: &str = "60s";
 
+/// The schedule of the demo: rare enough that the sample component stops in between.
+const SCHEDULE: &str = "@every 2m";
+
 /// How long a node that was killed stays away: time to look at what the others say.
 const AWAY: Duration = Duration::from_secs(10);
 
@@ -191,10 +194,15 @@ async fn stop(nodes: &mut [Node], flags: &Demo, dir: &Path) -> anyhow::Result<()
 async fn set_up(nodes: &[Node], program: &Path) -> anyhow::Result<()> {
     let (Some(first), Some(last)) = (nodes.first(), nodes.last()) else { return Ok(()) };
     let component = json!({"command": [program, "hello"], "idle": {"freeze": FREEZE, "stop": STOP}});
-    let source = json!({"component": "hello", "http": {"host": "hello.localhost"}});
-    for (kind, document) in [(Kind::Component, component), (Kind::Source, source)] {
+    let web = json!({"component": "hello", "http": {"host": "hello.localhost"}});
+    let schedule = json!({"component": "hello", "cron": {"schedule": SCHEDULE, "path": "/tick"}});
+    for (kind, name, document) in [
+        (Kind::Component, "hello", component),
+        (Kind::Source, "hello", web),
+        (Kind::Source, "every-two-minutes", schedule),
+    ] {
         let put = first.client()?;
-        put.put(kind, "hello", &document, &Expect::Any, false).await.context("cannot put the sample component")?;
+        put.put(kind, name, &document, &Expect::Any, false).await.context("cannot put the sample component")?;
     }
     let client = last.client()?;
     let seen = async {
@@ -234,6 +242,12 @@ Then look at it; unused it freezes after {FREEZE} and stops after {STOP}:
   {ctl} logs -f hello
   {ctl} invoke hello --show-timing
   {ctl} comp show hello
+
+A schedule wakes it too, {SCHEDULE}, from whichever node is elected; and so does what you leave for later:
+
+  {ctl} cron history every-two-minutes
+  {ctl} invoke hello --in 20s
+  {ctl} events -f
 
 Put one of your own (any program that serves HTTP on $PORT):
 
