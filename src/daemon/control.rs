@@ -628,7 +628,7 @@ impl Control for Desk {
             let read = Source::parse(&name, &doc).ok();
             let notes = read.as_ref().map(runs::notes).unwrap_or_default();
             let edited = self.edit(Edit::PutSource { name: name.clone(), doc, expect }).await?;
-            Ok(PutAnswer { notes, ..self.advised(read.as_ref(), answer(name.as_str(), edited)).await })
+            Ok(self.advised(read.as_ref(), PutAnswer { notes, ..answer(name.as_str(), edited) }).await)
         })
     }
 
@@ -636,7 +636,7 @@ impl Control for Desk {
         Box::pin(async move {
             let new = Source::parse(&name, &doc).map_err(|invalid| ApiError::fields("the definition", invalid))?;
             let would = would(name.as_str(), &new, self.catalog.read().sources.get(&name), &expect)?;
-            Ok(PutAnswer { notes: runs::notes(&new), ..self.advised(Some(&new), would).await })
+            Ok(self.advised(Some(&new), PutAnswer { notes: runs::notes(&new), ..would }).await)
         })
     }
 
