@@ -14,6 +14,7 @@ mod doc;
 mod http;
 mod once;
 mod parse;
+mod request;
 mod sqs;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ mod tests;
 pub use cron::{Cron, Delivery, Gap, Missed, Overlap, Repeat};
 pub use http::Http;
 pub use once::Once;
+pub use request::Request;
 pub use sqs::{Refused, Sqs};
 
 /// A validated event source definition.

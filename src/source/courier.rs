@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 
 use crate::failure::{Failure, Phase};
 use crate::id::{ComponentName, SourceName};
 use crate::intake::{Ask, Intake, Lease, Way};
-use crate::model::Component;
+use crate::model::{self, Component, Source};
 use crate::proxy::{Body, Forwarder, Payload, Timing};
 use crate::router::Target;
 use crate::slots::Gate;
@@ -44,13 +44,36 @@ pub struct Event {
     pub said: HeaderMap,
     /// Its body.
     pub body: Bytes,
-    /// From here to the end of the answer; the component's `request_timeout` to the beginning of the answer, and no
-    /// limit to its end, if none.
+    /// From here to the end of the answer; the component's `request_timeout` if none.
     pub timeout: Option<Duration>,
 }
 
+impl Event {
+    /// The request that a source makes. `identity` is the same whenever the event is made again: the `idempotency-key`,
+    /// unless the user says another.
+    pub fn of(source: &Source, request: &model::source::Request, identity: &str, said: HeaderMap) -> Self {
+        // Both were checked when the source was put; an identity is of names, numbers and times.
+        let header =
+            |name: &str, value: &str| Some((HeaderName::try_from(name).ok()?, HeaderValue::from_str(value).ok()?));
+        let mut headers: HeaderMap = request.headers.iter().filter_map(|(name, value)| header(name, value)).collect();
+        if let Some((name, value)) = header("idempotency-key", identity) {
+            headers.entry(name).or_insert(value);
+        }
+        Self {
+            source: source.name.clone(),
+            component: source.component.clone(),
+            method: request.method.parse().unwrap_or_default(),
+            path: request.path.clone(),
+            headers,
+            said,
+            body: request.body.clone().unwrap_or_default().into(),
+            timeout: request.timeout,
+        }
+    }
+}
+
 /// The header, and the value, that forbid to send an event again once a byte of it was sent.
-pub const ONCE: (header::HeaderName, HeaderValue) = (crate::proxy::DELIVERY, HeaderValue::from_static("at-most-once"));
+pub const ONCE: (HeaderName, HeaderValue) = (crate::proxy::DELIVERY, HeaderValue::from_static("at-most-once"));
 
 /// What a component answered, all of it.
 #[derive(Debug, Clone)]
@@ -126,7 +149,9 @@ impl Courier {
     /// # Errors
     /// Every reason why no answer, or only a part of one, came: see [`Failure`].
     pub async fn send(&self, event: Event, keep: usize) -> Result<Answer, Failure> {
-        let (component, timeout) = (event.component.clone(), event.timeout);
+        let component = event.component.clone();
+        let own = || self.component(&component).map(|component| component.request_timeout);
+        let limit = event.timeout.or_else(own);
         let exchange = async {
             let response = self.open(event).await?;
             let timing = response.extensions().get::<Timing>().cloned();
@@ -138,7 +163,8 @@ impl Courier {
             })?;
             Ok(Answer { status: head.status, headers: head.headers, body, is_cut, timing })
         };
-        match timeout {
+        match limit {
+            // There is no component, which is the answer.
             None => exchange.await,
             Some(limit) => tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| {
                 Err(Failure::Deadline { component: component.clone(), phase: Phase::Handler, limit })

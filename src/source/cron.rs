@@ -10,9 +10,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
-use http::{HeaderMap, Method};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -46,9 +45,6 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Bytes of an answer that are read for its end.
 const READ: usize = 64 * 1024;
 
-/// If neither the schedule nor the component says how long an answer may take, which is so while there is no component.
-const TIMEOUT: Duration = Duration::from_secs(60);
-
 /// How long before a run its component is started, as long as nobody measured how long that takes.
 const LEAD: Duration = Duration::from_secs(5);
 /// At least, for the way there and back.
@@ -67,7 +63,6 @@ const PLANNED: HeaderName = HeaderName::from_static("maelstrom-planned-at");
 const RUN: HeaderName = HeaderName::from_static("maelstrom-run-id");
 const ATTEMPT: HeaderName = HeaderName::from_static("maelstrom-attempt");
 const CAUSE: HeaderName = HeaderName::from_static("maelstrom-cause");
-const IDEMPOTENCY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A future behind a trait.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -342,7 +337,7 @@ impl Schedules {
     }
 
     async fn send(&self, source: &Source, cron: &Cron, run: &Run) -> Outcome {
-        match self.courier.send(event(source, cron, run, &self.courier), READ).await {
+        match self.courier.send(event(source, cron, run), READ).await {
             Ok(answer) => outcome(&answer),
             Err(failure) => Outcome::because(Status::Failed, failure.to_string()),
         }
@@ -364,42 +359,23 @@ impl Schedules {
 }
 
 /// The request of a run.
-fn event(source: &Source, cron: &Cron, run: &Run, courier: &Courier) -> Event {
+fn event(source: &Source, cron: &Cron, run: &Run) -> Event {
     let identity = format!("{}/{}", source.name, run.id());
-    let (mut headers, mut said) = (HeaderMap::new(), HeaderMap::new());
-    for (name, value) in &cron.headers {
-        // Both were checked when the schedule was put.
-        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
-            headers.append(name, value);
-        }
-    }
-    let say = |into: &mut HeaderMap, name: HeaderName, value: String| {
+    let mut said = HeaderMap::new();
+    let mut say = |name: HeaderName, value: String| {
         // Names, numbers and times are visible ASCII.
-        into.extend(HeaderValue::from_str(&value).ok().map(|value| (name, value)));
+        said.extend(HeaderValue::from_str(&value).ok().map(|value| (name, value)));
     };
-    if !headers.contains_key(IDEMPOTENCY) {
-        say(&mut headers, IDEMPOTENCY, identity.clone());
-    }
-    say(&mut said, SOURCE, source.name.to_string());
-    say(&mut said, PLANNED, rfc3339(run.id().planned));
-    say(&mut said, RUN, identity);
-    say(&mut said, ATTEMPT, run.attempt.to_string());
-    say(&mut said, CAUSE, run.cause.to_string());
+    say(SOURCE, source.name.to_string());
+    say(PLANNED, rfc3339(run.id().planned));
+    say(RUN, identity.clone());
+    say(ATTEMPT, run.attempt.to_string());
+    say(CAUSE, run.cause.to_string());
     if cron.delivery == Delivery::AtMostOnce {
         let (name, value) = ONCE;
         said.insert(name, value);
     }
-    let component = || courier.component(&source.component).map(|component| component.request_timeout);
-    Event {
-        source: source.name.clone(),
-        component: source.component.clone(),
-        method: Method::from_bytes(cron.method.as_bytes()).unwrap_or(Method::GET),
-        path: cron.path.clone(),
-        headers,
-        said,
-        body: cron.body.clone().map_or_else(Bytes::new, Bytes::from),
-        timeout: Some(cron.timeout.or_else(component).unwrap_or(TIMEOUT)),
-    }
+    Event::of(source, &cron.request, &identity, said)
 }
 
 /// How a run ended that was answered.

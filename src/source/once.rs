@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue};
 
 use crate::model::Source;
 use crate::model::source::{Once, Trigger};
@@ -75,30 +75,11 @@ impl Later {
 
     /// One try. The problem is a sentence.
     async fn send(&self, source: &Source, once: &Once) -> Result<(), String> {
-        let mut headers = HeaderMap::new();
-        for (name, value) in &once.headers {
-            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-                headers.append(name, value);
-            }
-        }
-        let key = format!("{}-{}", source.name, once.at);
-        if let Ok(key) = HeaderValue::try_from(key) {
-            headers.insert("idempotency-key", key);
-        }
         let mut said = HeaderMap::new();
         if let Ok(at) = HeaderValue::try_from(once.moment()) {
             said.insert("maelstrom-planned-at", at);
         }
-        let event = Event {
-            source: source.name.clone(),
-            component: source.component.clone(),
-            method: once.method.parse().unwrap_or(Method::POST),
-            path: once.path.clone(),
-            headers,
-            said,
-            body: once.body.clone().unwrap_or_default().into(),
-            timeout: once.timeout,
-        };
+        let event = Event::of(source, &once.request, &format!("{}-{}", source.name, once.at), said);
         match self.courier.send(event, 0).await {
             Ok(answer) if answer.status.is_success() => Ok(()),
             Ok(answer) => Err(format!("it answered {}", answer.status)),

@@ -2,16 +2,14 @@
 //!
 //! Knows nothing of the clock.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::model::invalid::Refusal;
 use crate::model::reader::{Errors, Object};
-use crate::model::source::cron::{header_name, header_value};
 use crate::model::source::defaults as d;
-use crate::model::source::{Section, parse};
+use crate::model::source::{Request, Section, parse};
 use crate::model::units::format_duration;
 
 /// One request, made at a moment.
@@ -21,16 +19,8 @@ pub struct Once {
     pub at: u64,
     /// For how long after that it is tried again while it fails.
     pub give_up_after: Duration,
-    /// `GET`, `POST`, ...
-    pub method: String,
-    /// Path of the request, starts with `/`.
-    pub path: String,
-    /// Headers of the request.
-    pub headers: BTreeMap<String, String>,
-    /// Body of the request.
-    pub body: Option<String>,
-    /// From the request to the end of its answer; the component's `request_timeout` if none.
-    pub timeout: Option<Duration>,
+    /// What is sent.
+    pub request: Request,
 }
 
 impl Once {
@@ -49,33 +39,14 @@ impl Section for Once {
         let at = parse::required(object, "at", "a time such as 2030-01-31T08:00:00Z", e).parsed(e, moment);
         let within = Duration::ZERO..=d::GIVE_UP_MAX;
         let give_up_after = object.get("give_up_after").duration(within, e).unwrap_or(d::GIVE_UP_AFTER);
-        let methods = d::METHODS.map(|method| (method, method));
-        let method = object.get("method").one_of(&methods, e);
-        let path = parse::target(object, e);
-        let headers = object.get("headers").pairs(e, header_name, header_value);
-        let body = object.get("body").secret().scalar(e).map(std::borrow::Cow::into_owned);
-        let default_method = if body.is_some() { d::METHOD_WITH_BODY } else { d::METHOD };
-        Some(Self {
-            at: at?,
-            give_up_after,
-            method: method.unwrap_or(default_method).to_owned(),
-            path: path?,
-            headers,
-            body,
-            timeout: parse::timeout(object, e),
-        })
+        let request = Request::read(object, e);
+        Some(Self { at: at?, give_up_after, request: request? })
     }
 
     fn to_doc(&self) -> Value {
-        json!({
-            "at": self.moment(),
-            "give_up_after": format_duration(self.give_up_after),
-            "method": self.method,
-            "path": self.path,
-            "headers": self.headers,
-            "body": self.body,
-            "timeout": self.timeout.map(format_duration),
-        })
+        let mut doc = json!({"at": self.moment(), "give_up_after": format_duration(self.give_up_after)});
+        self.request.write(&mut doc);
+        doc
     }
 }
 

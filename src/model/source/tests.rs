@@ -245,11 +245,13 @@ fn any_trigger() -> impl Strategy<Value = Trigger> {
             Trigger::Cron(Cron {
                 expression,
                 timezone,
-                method,
-                path,
-                headers,
-                timeout: body.is_some().then_some(Duration::from_secs(90)),
-                body,
+                request: Request {
+                    method,
+                    path,
+                    headers,
+                    timeout: body.is_some().then_some(Duration::from_secs(90)),
+                    body,
+                },
                 gap,
                 repeat,
                 overlap,
@@ -295,7 +297,8 @@ fn any_trigger() -> impl Strategy<Value = Trigger> {
     let once = (0..4_102_444_800_000_u64, 0..86_400_u64, "/[a-z?]{0,8}", prop::option::of("\\PC{0,12}")).prop_map(
         |(at, seconds, path, body)| {
             let (give_up_after, method) = (Duration::from_secs(seconds), "PUT".to_owned());
-            Trigger::Once(Once { at, give_up_after, method, path, headers: BTreeMap::new(), body, timeout: None })
+            let request = Request { method, path, headers: BTreeMap::new(), body, timeout: None };
+            Trigger::Once(Once { at, give_up_after, request })
         },
     );
     prop_oneof![http, cron, sqs, once]
