@@ -1,6 +1,7 @@
 //! The daemon, assembled: ports first, then the store, then the runtime and what it still runs, then everything that
 //! serves. Read [`Daemon::build`] from top to bottom to see the whole process.
 
+mod ask;
 mod board;
 mod catalog;
 mod chronicle;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use super::ask::Ask;
 use super::chronicle::Chronicle;
 use crate::crdt::bulletin::{Bulletin, Heard, Sheet, Taken};
 use crate::crdt::{Key, Kind, Row};
@@ -353,7 +354,7 @@ impl Board {
                 continue;
             }
             let (sheet, after) = self.bulletin().sheet(heard);
-            let question = super::control::sheet(sheet);
+            let question = Ask::Sheet(sheet).encode();
             let answer = transport.call(peer.node, peer.address, question, TELL).await;
             match answer.ok().and_then(|answer| taken(&answer)) {
                 Some(Taken::Known) => (heard, pause) = (after, AGAIN.0),

@@ -11,9 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
+use super::ask::Ask;
 use super::board::{Board, FORMAT};
 use super::clock::Clock;
-use super::control;
 use crate::crdt::{Key, Kind, Row};
 use crate::gossip::Peer;
 use crate::id::{ComponentName, InstanceId, NodeId};
@@ -181,7 +181,7 @@ impl Board {
         }
         let (board, transport) = (Arc::clone(self), transport.clone());
         telemetry::spawn("timeline", async move {
-            let answer = transport.call(peer.node, peer.address, control::past(), ASK).await;
+            let answer = transport.call(peer.node, peer.address, Ask::Past.encode(), ASK).await;
             let blocks =
                 answer.ok().and_then(|answer| crate::wire::decode::<Vec<(u64, Vec<u8>)>, PAST_MAX>(&answer).ok());
             let mut pages = board.chronicle().pages();

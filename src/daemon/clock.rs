@@ -33,6 +33,14 @@ impl Clock {
         Now { mono: self.mono(), wall: Self::wall() }
     }
 
+    /// Waits until that moment; for ever if there is none.
+    pub(crate) async fn reach(self, moment: Option<Mono>) {
+        match moment {
+            Some(moment) => tokio::time::sleep_until(self.instant(moment)).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// The moment of the runtime's timers that is the same as `moment`.
     pub(crate) fn instant(&self, moment: Mono) -> tokio::time::Instant {
         tokio::time::Instant::from_std(self.start + std::time::Duration::from_nanos(moment.0))

@@ -122,13 +122,7 @@ impl Task {
         self.show(&peers);
         loop {
             self.carry_out(&peers).await;
-            let due = self.membership.poll_timeout().map(|due| self.clock.instant(due));
-            let timer = async {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let timer = self.clock.reach(self.membership.poll_timeout());
             tokio::select! {
                 biased;
                 () = self.leave.cancelled() => break,

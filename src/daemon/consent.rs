@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::ask::Ask as Question;
 use super::clock::Clock;
 use super::cluster::{Cluster, View};
-use super::control;
 use super::driver::Message;
 use super::guard::Guards;
 use super::registrar::Registrar;
@@ -96,13 +96,7 @@ impl Consent {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let due = self.core().poll_timeout().map(|due| self.clock.instant(due));
-            let timer = async {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let timer = self.clock.reach(self.core().poll_timeout());
             tokio::select! {
                 biased;
                 () = around.messages.closed() => return,
@@ -133,7 +127,7 @@ impl Consent {
     }
 
     fn ask(self: &Arc<Self>, ask: &Ask, view: &View, around: &Surroundings) {
-        let question = control::consent(ask.clone());
+        let question = Question::Consent(ask.clone()).encode();
         for member in view.members.iter().filter(|member| member.state != State::Left) {
             let (this, peer, number, question) = (Arc::clone(self), member.peer, ask.number.1, question.clone());
             let (transport, messages) = (around.cluster.transport.clone(), around.messages.clone());

@@ -2,19 +2,16 @@
 //!
 //! Decides nothing itself; turns inner types into those of the wire.
 
-mod pollers;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::BodyExt as _;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::ask::{Ask, GRANTED};
 use super::board::{self, Board};
 use super::catalog::{Catalog, Definitions, Entry};
 use super::clock::Clock;
@@ -26,7 +23,6 @@ use super::fires;
 use super::pin::pin;
 use super::registrar::{Edit, EditError, Edited, Registrar};
 use super::rollouts;
-use super::runs::Claim;
 use super::scheduler::Question;
 use crate::admin::api::{
     ApiError, CfgView, Change, Code, ComponentView, ConflictView, Control, EventQuery, EventView, Expect,
@@ -37,25 +33,25 @@ use crate::admin::api::{
 use crate::crdt::Sibling;
 use crate::crdt::bulletin::{Sheet, Taken};
 use crate::crdt::replica::Lag;
-use crate::failure::Failure;
 use crate::gossip::{Member, State};
 use crate::id::{ComponentName, NodeId, NodeName, SourceName};
 use crate::intake::Intake;
 use crate::model::cfg::CfgKey;
 use crate::model::duty::Duty;
 use crate::model::{Component, Source};
-use crate::placement::lease;
 use crate::runtime::logs::LogBook;
 use crate::runtime::{BoxFuture, Runtime};
-use crate::source::courier::{Components as _, Courier, Event};
+use crate::source::courier::Courier;
 use crate::source::sqs::inspect::Queues;
 use crate::source::sqs::status::Book;
 use crate::time::Wall;
 use crate::wire;
 
 mod events;
+mod invoke;
 mod logs;
 mod noted;
+mod pollers;
 mod queues;
 mod runs;
 mod settings;
@@ -88,68 +84,8 @@ pub(crate) struct Desk {
     pub(crate) services: Queues,
 }
 
-/// The question that carries a sheet.
-pub(crate) fn sheet(sheet: Sheet) -> Bytes {
-    wire::encode(&Ask::Sheet(sheet)).unwrap_or_default().into()
-}
-
-/// The question for what nobody says of himself any more.
-pub(crate) fn past() -> Bytes {
-    wire::encode(&Ask::Past).unwrap_or_default().into()
-}
-
-/// The question for votes.
-pub(crate) fn consent(ask: lease::Ask) -> Bytes {
-    wire::encode(&Ask::Consent(ask)).unwrap_or_default().into()
-}
-
-/// What a peer may ask.
-#[derive(Debug, Serialize, Deserialize)]
-enum Ask {
-    /// How it fares: the answer is a [`NodeView`] as JSON, to which fields can be added.
-    Status,
-    /// To take in what it says of itself: the answer is a [`Taken`].
-    Sheet(Sheet),
-    /// Its instances, of one component or of all: the answer is a list of [`InstanceView`] as JSON.
-    Instances(Option<ComponentName>),
-    /// How its pollers of a source fare: the answer is a list of `PollerView` as JSON.
-    Pollers(SourceName),
-    /// What happened at nodes that are gone, in earlier lives, and at the one who asks: blocks of the timeline with their
-    /// nodes.
-    Past,
-    /// Its votes for strict singletons: the answer is a [`lease::Answer`].
-    Consent(lease::Ask),
-    /// What it knows of the runs of a schedule: the answer is the row, or nothing.
-    Runs(SourceName),
-    /// To grant a planned time: the answer is [`GRANTED`] or nothing.
-    Grant(Claim),
-    /// To have an instance of a component ready: the answer is [`GRANTED`] when one is, or a sentence.
-    Warm(ComponentName),
-}
-
-/// Yes.
-pub(crate) const GRANTED: &[u8] = &[1];
-
-/// The question for a grant.
-pub(crate) fn grant(claim: Claim) -> Bytes {
-    wire::encode(&Ask::Grant(claim)).unwrap_or_default().into()
-}
-
-/// The question for what is known of runs.
-pub(crate) fn what_runs(source: SourceName) -> Bytes {
-    wire::encode(&Ask::Runs(source)).unwrap_or_default().into()
-}
-
-/// The question for an instance that is ready.
-pub(crate) fn warm(component: ComponentName) -> Bytes {
-    wire::encode(&Ask::Warm(component)).unwrap_or_default().into()
-}
-
 /// How long a peer may take to say how it fares: many round trips, and still a quick answer to `node ls`.
 const ASK: Duration = Duration::from_millis(500);
-
-/// The longest question of a peer in bytes: a sheet and what is around its rows.
-const ASK_MAX: usize = 2 << 20;
 
 impl Desk {
     async fn look(&self, component: Option<ComponentName>) -> Result<Vec<Status>, ApiError> {
@@ -259,7 +195,7 @@ impl Desk {
     async fn ask_some<T: serde::de::DeserializeOwned>(&self, nodes: &BTreeSet<NodeId>, ask: &Ask) -> Vec<T> {
         let view = self.cluster.view.load();
         let transport = &self.cluster.transport;
-        let question = Bytes::from(wire::encode(ask).unwrap_or_default());
+        let question = ask.encode();
         let there = view.members.iter().map(|member| member.peer);
         let there = there.filter(|peer| nodes.contains(&peer.node) && peer.node != self.node);
         let asked = there.map(|peer| {
@@ -302,35 +238,35 @@ impl Desk {
 
     /// Answers a peer.
     pub(crate) async fn answer_peer(&self, from: NodeId, question: &[u8]) -> Bytes {
-        match wire::decode::<Ask, ASK_MAX>(question) {
-            Ok(Ask::Status) => {}
-            Ok(Ask::Sheet(sheet)) => return board::answer(self.take_sheet(from, sheet)),
-            Ok(Ask::Instances(component)) => {
+        match Ask::decode(question) {
+            Some(Ask::Status) => {}
+            Some(Ask::Sheet(sheet)) => return board::answer(self.take_sheet(from, sheet)),
+            Some(Ask::Instances(component)) => {
                 let statuses = self.look(component).await.unwrap_or_default();
                 let views: Vec<_> = statuses.iter().flat_map(|status| self.instances(status)).collect();
                 return serde_json::to_vec(&views).unwrap_or_default().into();
             }
-            Ok(Ask::Past) => return self.board.chronicle().past(from),
-            Ok(Ask::Consent(ask)) => {
+            Some(Ask::Past) => return self.board.chronicle().past(from),
+            Some(Ask::Consent(ask)) => {
                 return wire::encode(&self.consent.answer(from, &ask)).unwrap_or_default().into();
             }
-            Ok(Ask::Runs(source)) => {
+            Some(Ask::Runs(source)) => {
                 let ledger = self.catalog.read().ledger(&source);
                 return ledger.map(|ledger| ledger.encode()).unwrap_or_default().into();
             }
-            Ok(Ask::Grant(claim)) => {
+            Some(Ask::Grant(claim)) => {
                 let granted = self.registrar.grant(claim).await;
                 return Bytes::from_static(if granted { GRANTED } else { &[] });
             }
-            Ok(Ask::Warm(component)) => {
+            Some(Ask::Warm(component)) => {
                 return match self.courier.warm(&component, fires::WARM).await {
                     Ok(()) => Bytes::from_static(GRANTED),
                     Err(failure) => failure.to_string().into(),
                 };
             }
-            Ok(Ask::Pollers(source)) => return serde_json::to_vec(&self.pollers(&source)).unwrap_or_default().into(),
+            Some(Ask::Pollers(source)) => return serde_json::to_vec(&self.pollers(&source)).unwrap_or_default().into(),
             // A newer release may ask what this one does not know; no answer says so.
-            Err(_) => return Bytes::new(),
+            None => return Bytes::new(),
         }
         let view = self.own_view().await.ok().and_then(|view| serde_json::to_vec(&view).ok());
         view.unwrap_or_default().into()
@@ -391,9 +327,9 @@ impl Desk {
         let Member { peer, state, since } = *member;
         let transport = &self.cluster.transport;
         let is_there = matches!(state, State::Alive | State::Suspect);
-        let question = wire::encode(&Ask::Status).unwrap_or_default();
+        let question = Ask::Status.encode();
         let said: Option<NodeView> = match is_there {
-            true => transport.call(peer.node, peer.address, question.into(), ASK).await.ok(),
+            true => transport.call(peer.node, peer.address, question, ASK).await.ok(),
             false => None,
         }
         .and_then(|answer| serde_json::from_slice(&answer).ok());
@@ -810,52 +746,7 @@ impl Control for Desk {
     }
 
     fn invoke(&self, component: ComponentName, event: Invoke) -> BoxFuture<'_, Result<Invoked, ApiError>> {
-        Box::pin(async move {
-            if self.catalog.live(&component).is_none() {
-                return Err(self.unknown_component(&component));
-            }
-            let Invoke { method, path, headers, body, timeout } = event;
-            let event = Event {
-                source: "invoke".parse().map_err(|_| stopping())?,
-                component: component.clone(),
-                method,
-                path,
-                headers,
-                said: http::HeaderMap::new(),
-                body,
-                timeout: None,
-            };
-            let begun = self.core.now();
-            let call = self.courier.open(event);
-            let response = match timeout {
-                None => call.await,
-                Some(limit) => tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-                    let phase = crate::failure::Phase::Handler;
-                    Err(Failure::Deadline { component: component.clone(), phase, limit })
-                }),
-            };
-            let response = response.map_err(|failure| failed(&failure))?;
-            let timing = self.timing(begun, &response);
-            let (head, mut body) = response.into_parts();
-            let (sender, receiver) = mpsc::channel::<Result<Bytes, ApiError>>(16);
-            crate::telemetry::spawn("invoke", async move {
-                while let Some(frame) = body.frame().await {
-                    let part = match frame {
-                        Ok(frame) => frame.into_data().map_err(|_| ()),
-                        Err(error) => {
-                            let _ = sender.send(Err(ApiError::new(Code::Upstream, error.to_string()))).await;
-                            return;
-                        }
-                    };
-                    if let Ok(bytes) = part
-                        && sender.send(Ok(bytes)).await.is_err()
-                    {
-                        return;
-                    }
-                }
-            });
-            Ok(Invoked { status: head.status, headers: head.headers, body: receiver, timing })
-        })
+        Box::pin(self.call(component, event))
     }
 
     fn list_queues(&self) -> BoxFuture<'_, Result<List<QueueView>, ApiError>> {
@@ -884,59 +775,6 @@ impl Control for Desk {
             })
         })
     }
-}
-
-impl Desk {
-    /// Splits the wait for a slot by the steps of the start that fell into it.
-    fn timing<B>(&self, begun: crate::time::Mono, response: &http::Response<B>) -> crate::admin::api::Timing {
-        let Some(timing) = response.extensions().get::<crate::proxy::Timing>() else {
-            return crate::admin::api::Timing::default();
-        };
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        let (_, gate) = match self.catalog.live(&timing.instance.component()) {
-            Some(live) => live,
-            None => return crate::admin::api::Timing::default(),
-        };
-        let live = gate.live();
-        let born = live.iter().find(|slots| slots.instance == timing.instance).map(|slots| slots.born);
-        let (mut pull, mut start, mut ready) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
-        if let Some(born) = born {
-            let part = |from: crate::time::Mono, to: crate::time::Mono| to.since(from.max(begun));
-            (pull, start, ready) =
-                (part(born.asked, born.pulled), part(born.pulled, born.started), part(born.started, born.ready));
-        }
-        let rest = timing.wait.saturating_sub(pull + start + ready);
-        crate::admin::api::Timing {
-            queue_ms: ms(rest),
-            pull_ms: ms(pull),
-            start_ms: ms(start),
-            ready_ms: ms(ready),
-            handler_ms: ms(timing.connect + timing.first_byte),
-            total_ms: ms(timing.wait + timing.connect + timing.first_byte),
-        }
-    }
-}
-
-fn failed(failure: &Failure) -> ApiError {
-    let code = match failure {
-        Failure::NoRoute | Failure::NoComponent(_) => Code::NotFound,
-        Failure::QueueFull { .. }
-        | Failure::NotStarted { .. }
-        | Failure::NoRoom { .. }
-        | Failure::Nowhere { .. }
-        | Failure::Elsewhere(_)
-        | Failure::Draining => Code::Unavailable,
-        Failure::Deadline { .. } => Code::Timeout,
-        Failure::Upstream { .. } => Code::Upstream,
-        Failure::BodyTooLarge { .. } => Code::TooLarge,
-    };
-    let mut error = ApiError::new(code, failure.to_string());
-    if let Failure::NotStarted { log, .. } = failure
-        && !log.is_empty()
-    {
-        error = error.hint(format!("its last lines:\n{}", log.join("\n")));
-    }
-    error
 }
 
 fn nothing(name: &ComponentName) -> Status {

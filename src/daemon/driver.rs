@@ -106,13 +106,7 @@ impl Driver {
         let mut samples = tokio::time::interval(SAMPLE);
         samples.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let due = self.node.poll_timeout().map(|moment| self.clock.instant(moment));
-            let timer = async {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let timer = self.clock.reach(self.node.poll_timeout());
             let message = tokio::select! {
                 biased;
                 message = self.messages.recv() => message,

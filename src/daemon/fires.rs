@@ -9,10 +9,10 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 
+use super::ask::{Ask, GRANTED};
 use super::catalog::Catalog;
 use super::clock::Clock;
 use super::cluster::Cluster;
-use super::control;
 use super::registrar::{Edit, Registrar};
 use super::runs::{Act, Claim};
 use crate::gossip::{Peer, State};
@@ -64,7 +64,7 @@ impl Office {
         if !self.registrar.grant(claim.clone()).await {
             return Votes { granted: 0, needed };
         }
-        let question = control::grant(claim);
+        let question = Ask::Grant(claim).encode();
         let voters = self.reachable().into_iter().filter(|peer| others.contains(&peer.node));
         let mut votes: FuturesUnordered<_> = voters
             .map(|peer| {
@@ -76,13 +76,13 @@ impl Office {
         while granted < needed
             && let Some(vote) = votes.next().await
         {
-            granted += usize::from(vote.is_ok_and(|answer| answer == control::GRANTED));
+            granted += usize::from(vote.is_ok_and(|answer| answer == GRANTED));
         }
         Votes { granted, needed }
     }
 
     async fn catch_up(&self, source: &SourceName) {
-        let question = control::what_runs(source.clone());
+        let question = Ask::Runs(source.clone()).encode();
         let asked = self.reachable().into_iter().map(|peer| {
             let question = question.clone();
             async move { self.cluster.transport.call(peer.node, peer.address, question, ASK).await.ok() }
@@ -104,10 +104,10 @@ impl Office {
         };
         let peer = self.reachable().into_iter().find(|peer| peer.node == node);
         let peer = peer.ok_or_else(|| format!("node {node} is not there"))?;
-        let question = control::warm(component.clone());
+        let question = Ask::Warm(component.clone()).encode();
         let answer = self.cluster.transport.call(peer.node, peer.address, question, limit).await;
         match answer.map_err(|error| error.to_string())? {
-            answer if answer == control::GRANTED => Ok(()),
+            answer if answer == GRANTED => Ok(()),
             problem => Err(String::from_utf8_lossy(&problem).into_owned()),
         }
     }

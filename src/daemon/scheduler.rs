@@ -88,13 +88,7 @@ impl Task {
         self.board.changed(kept);
         self.board.nodes_changed();
         loop {
-            let due = self.scheduler.poll_timeout().map(|due| self.clock.instant(due));
-            let timer = async {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let timer = self.clock.reach(self.scheduler.poll_timeout());
             tokio::select! {
                 biased;
                 () = self.messages.closed() => return,

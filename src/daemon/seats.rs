@@ -106,13 +106,7 @@ impl Task {
         self.look_at_claims();
         loop {
             self.carry_out();
-            let due = self.seats.poll_timeout().map(|due| self.clock.instant(due));
-            let timer = async {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let timer = self.clock.reach(self.seats.poll_timeout());
             tokio::select! {
                 () = leave.cancelled() => return self.attended.values().for_each(|attended| attended.quit.cancel()),
                 report = self.reports.1.recv() => {
